@@ -1,0 +1,11 @@
+//! Table row → Redis key and value, and whose a Redis key is. Pure.
+//!
+//! The publisher maps; the consumer only needs what a batch says of the mapping ([`Descriptor`]).
+
+mod descriptor;
+mod table;
+mod template;
+
+pub use descriptor::{Descriptor, DescriptorError, Keys, Shape};
+pub use table::{ColumnSchema, Mapped, MappedTable, MappingError, TableSchema, TableSettings, nearest};
+pub use template::{ColumnType, KeyError, Placeholder, Template, TemplateError};
