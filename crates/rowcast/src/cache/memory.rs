@@ -135,7 +135,7 @@ impl Link for MemoryLink {
 
 impl Contents {
     fn write(&mut self, block: &Block) -> Written {
-        if let Some(refused) = self.refuse(block) {
+        if let Some(refused) = names::refuse_own(&block.puts).or_else(|| self.differs(block)) {
             return refused;
         }
         for (key, put) in &block.puts {
@@ -158,8 +158,8 @@ impl Contents {
         Written::Done
     }
 
-    /// Why nothing is written, if so.
-    fn refuse(&self, block: &Block) -> Option<Written> {
+    /// Why nothing is written, if what stands here is not what the writer believes.
+    fn differs(&self, block: &Block) -> Option<Written> {
         if self.layout != Some(block.partition.of) {
             return Some(Written::Layout(self.layout.unwrap_or(0)));
         }
@@ -170,10 +170,7 @@ impl Contents {
             |table: &Table, run: &Run| self.seen.get(&(block.partition, table.clone(), run.clone())).map_or(0, |log| length_bytes(log));
         let lost: Vec<Table> =
             block.seen.iter().filter(|seen| length(&seen.table, &seen.run) != seen.expected).map(|seen| seen.table.clone()).collect();
-        if !lost.is_empty() {
-            return Some(Written::SeenLost(lost));
-        }
-        names::refuse_own(&block.puts)
+        (!lost.is_empty()).then_some(Written::SeenLost(lost))
     }
 }
 
