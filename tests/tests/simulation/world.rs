@@ -258,7 +258,11 @@ impl World {
             }
             20 => {
                 let checkpoint = self.chance.is(0.5);
-                self.strays |= checkpoint;
+                if checkpoint {
+                    // A cache that keeps the rows and loses the checkpoint has gone back itself.
+                    self.strays = true;
+                    self.watch.lock().unwrap().newest.clear();
+                }
                 self.cache
                     .inner
                     .alter(|contents| if checkpoint { drop(contents.checkpoints.remove(&partition)) } else { contents.seen.clear() });
