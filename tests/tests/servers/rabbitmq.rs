@@ -172,6 +172,18 @@ async fn a_server_that_is_not_there_is_tried_again() {
     let begun = Instant::now();
     assert!(matches!(broker.publishing().await, Err(Error::Lost(_))));
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // Nor does the attempt go on behind our back.
+    until("the attempt to be given up", DEADLINE, async || (proxy.connections() == 0).then_some(())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_asked_of_the_server_and_its_refusal_told() {
+    let settings = RabbitSettings::new(&shared().url().replace("amqp:", "amqps:"), "tls", PARTITIONS, QueueType::Classic).unwrap();
+    match soon("a refusal", RabbitBroker::new(settings).publishing()).await {
+        Err(Error::Lost(why) | Error::Fatal(why)) => assert!(why.contains("127.0.0.1") && !why.contains("longer than"), "{why}"),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("there is no TLS there"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
