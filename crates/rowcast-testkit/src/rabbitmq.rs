@@ -142,8 +142,8 @@ impl RabbitServer {
             ("RABBITMQ_NODENAME", "rowcast@localhost".into()),
             ("RABBITMQ_DIST_PORT", self.distribution_port.to_string().into()),
             // rabbitmqctl listens too; by default on a port derived from the server's, which may not exist.
-            ("RABBITMQ_CTL_DIST_PORT_MIN", "20000".into()),
-            ("RABBITMQ_CTL_DIST_PORT_MAX", "30000".into()),
+            ("RABBITMQ_CTL_DIST_PORT_MIN", "30000".into()),
+            ("RABBITMQ_CTL_DIST_PORT_MAX", "32000".into()),
             ("RABBITMQ_MNESIA_BASE", path("mnesia")),
             ("RABBITMQ_LOG_BASE", path("log")),
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),
