@@ -1,4 +1,5 @@
-//! The decision that everything rests on: checkpoint + batch → next checkpoint, what to write, what to ask.
+//! The decision that everything rests on: checkpoint + batch → next checkpoint and what to write.
+//! What to ask follows from the resyncs that are open in the checkpoint.
 //!
 //! Pure: no I/O, no clock, no randomness but the fresh runs that the caller hands in. The consumer, the simulation and the
 //! model checker call these very functions. `docs/decisions/0001-ranges-and-a-checkpoint.md` tells why there is a
@@ -48,6 +49,8 @@ pub struct Write<'m> {
     pub key: &'m str,
     /// Its table.
     pub table: &'m str,
+    /// The row's primary key, a JSON object.
+    pub pk: Option<&'m RawValue>,
     /// What it becomes.
     pub value: Value<'m>,
     /// What happened to its row.
@@ -85,8 +88,6 @@ pub struct Decision<'m> {
     pub writes: Vec<Write<'m>>,
     /// What goes into the seen logs.
     pub seen: Vec<Seen>,
-    /// Tables whose next chunk is to be asked for.
-    pub asks: BTreeSet<Table>,
     /// Why resyncs were opened, if any were.
     pub opened: Option<Opened>,
 }
@@ -156,7 +157,7 @@ pub fn decide<'m>(checkpoint: Option<&Checkpoint>, batch: &'m Batch<'_>, fresh: 
         next.position = Position::START;
     }
     let position = next.position;
-    let mut decided = Decided { asks: BTreeSet::new(), tables: BTreeSet::new(), writes: Vec::new(), seen: Vec::new() };
+    let mut decided = Decided { tables: BTreeSet::new(), writes: Vec::new(), seen: Vec::new() };
 
     // A batch that ends before the position says nothing about now: its mapping may be an old one.
     if batch.to >= position {
@@ -184,13 +185,11 @@ pub fn decide<'m>(checkpoint: Option<&Checkpoint>, batch: &'m Batch<'_>, fresh: 
     if opened.is_none() && !decided.tables.is_empty() {
         opened = Some(Opened::Tables(decided.tables));
     }
-    let asks = decided.asks.into_iter().filter(|table| next.resyncs.get(table).is_some_and(|resync| !resync.sweeping)).collect();
-    Decision { next, writes: decided.writes, seen: decided.seen, asks, opened }
+    Decision { next, writes: decided.writes, seen: decided.seen, opened }
 }
 
 /// What has been decided so far.
 struct Decided<'m> {
-    asks: BTreeSet<Table>,
     tables: BTreeSet<Table>,
     writes: Vec<Write<'m>>,
     seen: Vec<Seen>,
@@ -200,7 +199,6 @@ impl<'m> Decided<'m> {
     fn open(&mut self, next: &mut Checkpoint, table: &Table, run: Run) {
         next.open(table, run);
         self.seen.retain(|seen| seen.table != *table);
-        self.asks.insert(table.clone());
         self.tables.insert(table.clone());
     }
 
@@ -226,7 +224,6 @@ impl<'m> Decided<'m> {
         if chunk.after == resync.upto {
             resync.upto.clone_from(&chunk.upto);
             resync.sweeping |= chunk.last;
-            self.asks.insert(chunk.table.clone());
         }
     }
 
@@ -248,7 +245,7 @@ impl<'m> Decided<'m> {
             let table = table.clone();
             self.see(next, table, KeyHash::of(&change.key));
         }
-        self.writes.push(Write { key: &change.key, table, value, op: change.op, committed_us: change.committed });
+        self.writes.push(Write { key: &change.key, table, pk: change.pk, value, op: change.op, committed_us: change.committed });
     }
 
     fn see(&mut self, next: &mut Checkpoint, table: Table, hash: KeyHash) {

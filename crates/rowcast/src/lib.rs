@@ -3,10 +3,17 @@
 //! The path of a change is the list of rooms: [`source`] → [`publisher`] → [`broker`] → [`consumer`] → [`cache`]. What they
 //! share are the nouns in [`change`], the [`batch`] that travels, and the decision in [`checkpoint`].
 
+mod backoff;
 pub mod batch;
 pub mod broker;
 pub mod cache;
 pub mod change;
 pub mod checkpoint;
+pub mod consumer;
+pub mod dead_letter;
 pub mod mapping;
+pub mod meter;
+pub mod publisher;
+pub mod request;
 pub mod source;
+pub mod stop;

@@ -9,7 +9,9 @@ use std::future::Future;
 use crate::change::{KeyHash, Partition, Run, Table};
 use crate::checkpoint::Checkpoint;
 
+mod layout;
 pub mod memory;
+mod names;
 pub mod redis;
 
 /// A fresh id with every block; what compare-and-set compares.

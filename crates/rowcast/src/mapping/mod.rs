@@ -3,9 +3,11 @@
 //! The publisher maps; the consumer only needs what a batch says of the mapping ([`Descriptor`]).
 
 mod descriptor;
+mod ownership;
 mod table;
 mod template;
 
 pub use descriptor::{Descriptor, DescriptorError, Keys, Shape};
+pub use ownership::{Fields, plain};
 pub use table::{ColumnSchema, Mapped, MappedTable, MappingError, TableSchema, TableSettings, nearest};
 pub use template::{ColumnType, KeyError, Placeholder, Template, TemplateError};

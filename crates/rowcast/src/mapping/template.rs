@@ -277,6 +277,23 @@ impl Template {
         }
     }
 
+    /// Whether the last part is free text, so that a key that begins like ours could be anybody's.
+    pub fn ends_openly(&self) -> bool {
+        matches!(self.pieces.last(), Some(Piece::Column(Placeholder { kind: ColumnType::Text | ColumnType::Numeric, .. })))
+    }
+
+    /// How a column's plain text stands in a key.
+    pub fn encode(&self, kind: ColumnType, plain: &str) -> String {
+        match kind {
+            ColumnType::Integer | ColumnType::Blob => plain.to_owned(),
+            ColumnType::Text | ColumnType::Numeric => {
+                let mut part = String::new();
+                self.render_text(&mut part, plain);
+                part
+            }
+        }
+    }
+
     /// Takes a key apart: the parts between the literals, each of which a column of its type could have written.
     /// `None` where this template cannot have rendered `key`.
     pub fn parse<'k>(&self, key: &'k str) -> Option<Vec<&'k str>> {

@@ -1,0 +1,206 @@
+//! The sweep that ends a resync: keys of the table and partition that nobody has written since the resync began, and that no
+//! row stands behind any more, go.
+//!
+//! It runs beside the stream, by the same consumer, so that a key is unseen in the very transaction that removes it. All that is in
+//! memory here is thrown away with the connection or after a refused block.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+
+use crate::cache::Cached;
+use crate::change::{KeyHash, Partition, Run, Table};
+use crate::checkpoint::{Checkpoint, Seen};
+use crate::mapping::{Fields, Keys};
+
+/// The keys that were written since a resync began.
+#[derive(Debug)]
+struct SeenKeys {
+    run: Run,
+    /// As they were read from the log, sorted.
+    logged: Vec<KeyHash>,
+    /// Written while this sweep has been running.
+    fresh: HashSet<KeyHash>,
+}
+
+/// One pass through the keys of the cache, for all tables that were due when it began.
+#[derive(Debug)]
+pub struct Sweep {
+    partition: Partition,
+    tables: BTreeMap<Table, SeenKeys>,
+    prefix: String,
+    /// Where the scan goes on.
+    pub cursor: u64,
+}
+
+impl Sweep {
+    /// Begins a pass for these tables with the contents of their seen logs.
+    pub fn new(partition: Partition, checkpoint: &Checkpoint, logs: Vec<(Table, Run, Vec<KeyHash>)>) -> Sweep {
+        let tables: BTreeMap<Table, SeenKeys> = logs
+            .into_iter()
+            .map(|(table, run, mut logged)| {
+                logged.sort_unstable();
+                logged.dedup();
+                (table, SeenKeys { run, logged, fresh: HashSet::new() })
+            })
+            .collect();
+        let prefixes = tables.keys().flat_map(|table| all_keys(checkpoint, table)).map(|keys| keys.template.prefix());
+        let prefix = prefixes.reduce(common_prefix).unwrap_or_default().to_owned();
+        Sweep { partition, tables, prefix, cursor: 0 }
+    }
+
+    /// What every key of the swept tables begins with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The tables of this pass whose resync is still the one it began with.
+    pub fn tables<'s>(&'s self, checkpoint: &'s Checkpoint) -> impl Iterator<Item = &'s Table> {
+        let current = |(table, seen): &(&Table, &SeenKeys)| {
+            checkpoint.resyncs.get(*table).is_some_and(|resync| resync.sweeping && resync.run == seen.run)
+        };
+        self.tables.iter().filter(current).map(|(table, _)| table)
+    }
+
+    /// Keeps in mind what a block has just written.
+    pub fn see(&mut self, seen: &[Seen]) {
+        for seen in seen {
+            if let Some(keys) = self.tables.get_mut(&seen.table).filter(|keys| keys.run == seen.run) {
+                keys.fresh.insert(seen.hash);
+            }
+        }
+    }
+
+    /// The template under which this sweep may remove `key`, should its value not say otherwise.
+    pub fn candidate<'c>(&self, checkpoint: &'c Checkpoint, key: &str) -> Option<&'c Keys> {
+        let hash = KeyHash::of(key);
+        if hash.partition(self.partition.of) != self.partition {
+            return None;
+        }
+        let swept: Vec<&Table> = self.tables(checkpoint).collect();
+        let unseen = |table: &Table| {
+            let seen = &self.tables[table];
+            seen.logged.binary_search(&hash).is_err() && !seen.fresh.contains(&hash)
+        };
+        // What any table's own template matches is that table's alone: an old template of another one has no say.
+        let mut current = checkpoint.mappings.iter().filter(|(_, mapping)| mapping.keys.template.parse(key).is_some()).peekable();
+        if current.peek().is_some() {
+            let (mut of_swept, mut keys) = (true, None);
+            for (table, mapping) in current {
+                of_swept &= swept.contains(&table) && unseen(table);
+                keys = Some(&mapping.keys);
+            }
+            return keys.filter(|_| of_swept);
+        }
+        let old = swept.into_iter().filter(|table| unseen(table)).flat_map(|table| checkpoint.old_keys.get(table).into_iter().flatten());
+        old.into_iter().find(|keys| keys.template.parse(key).is_some())
+    }
+}
+
+/// Whether the value under `key` says that it was written under `keys`.
+pub fn is_own(keys: &Keys, key: &str, value: &Cached) -> bool {
+    match value {
+        Cached::Text(bytes) => {
+            let fields = std::str::from_utf8(bytes).ok().and_then(Fields::of);
+            keys.own(key, |column| fields.as_ref().and_then(|fields| fields.plain(column)))
+        }
+        Cached::Hash(fields) => {
+            keys.own(key, |column| fields.get(column).and_then(|value| std::str::from_utf8(value).ok()).map(Cow::Borrowed))
+        }
+        // rowcast writes strings and hashes only.
+        Cached::Other(_) => false,
+    }
+}
+
+fn all_keys<'c>(checkpoint: &'c Checkpoint, table: &Table) -> impl Iterator<Item = &'c Keys> {
+    let current = checkpoint.mappings.get(table).map(|mapping| &mapping.keys);
+    current.into_iter().chain(checkpoint.old_keys.get(table).into_iter().flatten())
+}
+
+fn common_prefix<'p>(left: &'p str, right: &'p str) -> &'p str {
+    let end = left.char_indices().zip(right.chars()).find(|((_, l), r)| l != r).map(|((index, _), _)| index);
+    &left[..end.unwrap_or(left.len().min(right.len()))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Lineage, Position};
+    use crate::checkpoint::Resync;
+
+    const ALL: Partition = Partition { number: 1, of: 1 };
+
+    fn checkpoint(current: &[(&str, &str)], old: &[(&str, &str)], swept: &[&str]) -> Checkpoint {
+        Checkpoint {
+            lineage: Lineage("l".into()),
+            position: Position::START,
+            mappings: current.iter().map(|(table, keys)| (Table::from(*table), format!("0 json {keys}").parse().unwrap())).collect(),
+            old_keys: old.iter().map(|(table, keys)| (Table::from(*table), [keys.parse().unwrap()].into())).collect(),
+            resyncs: swept
+                .iter()
+                .map(|table| (Table::from(*table), Resync { run: Run("r".into()), upto: None, sweeping: true, seen: 0 }))
+                .collect(),
+        }
+    }
+
+    fn sweep(checkpoint: &Checkpoint, seen: &[&str]) -> Sweep {
+        let hashes: Vec<_> = seen.iter().map(|key| KeyHash::of(key)).collect();
+        Sweep::new(ALL, checkpoint, checkpoint.resyncs.keys().map(|table| (table.clone(), Run("r".into()), hashes.clone())).collect())
+    }
+
+    fn candidate(checkpoint: &Checkpoint, seen: &[&str], key: &str) -> bool {
+        sweep(checkpoint, seen).candidate(checkpoint, key).is_some()
+    }
+
+    #[test]
+    fn only_unseen_keys_of_the_swept_table_may_go() {
+        let state = checkpoint(&[("t", "t:{id:integer}"), ("u", "u:{id:integer}")], &[], &["t"]);
+        assert!(candidate(&state, &["t:2"], "t:1"));
+        assert!(!candidate(&state, &["t:2"], "t:2"));
+        assert!(!candidate(&state, &[], "u:1"));
+        assert!(!candidate(&state, &[], "t:1:cart"));
+        let mut running = sweep(&state, &[]);
+        running.see(&[Seen { table: "t".into(), run: Run("r".into()), hash: KeyHash::of("t:1") }]);
+        assert!(running.candidate(&state, "t:1").is_none());
+    }
+
+    #[test]
+    fn an_old_template_leaves_what_another_tables_own_template_matches() {
+        // T moved from x: to z:, U from y: to x:, in one deploy.
+        let state =
+            checkpoint(&[("t", "z:{id:integer}"), ("u", "x:{id:integer}")], &[("t", "x:{id:integer}"), ("u", "y:{id:integer}")], &["t"]);
+        assert!(!candidate(&state, &[], "x:1"));
+        assert!(candidate(&state, &[], "z:1"));
+        let without = checkpoint(&[("t", "z:{id:integer}")], &[("t", "x:{id:integer}")], &["t"]);
+        assert!(candidate(&without, &[], "x:1"));
+    }
+
+    #[test]
+    fn a_removed_table_goes_whole() {
+        let state = checkpoint(&[], &[("t", "t:{id:integer}")], &["t"]);
+        assert!(candidate(&state, &[], "t:1"));
+    }
+
+    #[test]
+    fn a_resync_that_was_opened_anew_is_not_swept_with_the_old_keys() {
+        let mut state = checkpoint(&[("t", "t:{id:integer}")], &[], &["t"]);
+        let running = sweep(&state, &[]);
+        state.open(&"t".into(), Run("fresh".into()));
+        assert!(running.candidate(&state, "t:1").is_none());
+        assert_eq!(running.tables(&state).count(), 0);
+    }
+
+    #[test]
+    fn the_scan_is_as_narrow_as_the_templates_allow() {
+        let state = checkpoint(&[("t", "shop:t:{id:integer}"), ("u", "shop:u:{id:integer}")], &[], &["t", "u"]);
+        assert_eq!(sweep(&state, &[]).prefix(), "shop:");
+    }
+
+    #[test]
+    fn the_value_has_the_last_word() {
+        let keys: Keys = "t:{id:integer}".parse().unwrap();
+        assert!(is_own(&keys, "t:1", &Cached::Text(br#"{"id":1}"#.to_vec())));
+        assert!(!is_own(&keys, "t:1", &Cached::Text(b"hello".to_vec())));
+        assert!(is_own(&keys, "t:1", &Cached::Hash([("id".to_owned(), b"1".to_vec())].into())));
+        assert!(!is_own(&keys, "t:1", &Cached::Other("list".to_owned())));
+    }
+}

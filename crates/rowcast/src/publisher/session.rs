@@ -1,0 +1,507 @@
+//! One session of the publisher: from taking the exclusive queue to the first sign that something is not as it was.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::askings::{Askings, Wanted};
+use super::assembler::{Assembler, Outgoing};
+use super::ledger::Ledger;
+use super::{End, Settings};
+use crate::batch::{self, ChunkHead, DraftChange};
+use crate::broker::{self, Address, Broker, Event, Message, Publishing};
+use crate::change::{Change, Image, KeyHash, Op, Partition, Position, Table};
+use crate::dead_letter::{self, DeadLetter};
+use crate::mapping::{Mapped, MappedTable};
+use crate::meter::Meter;
+use crate::request::Request;
+use crate::source::{Chunk, Portion, PositionRecord, Source};
+use crate::stop::Stop;
+
+/// How long a read may wait for a broker that takes no messages before it is given up.
+const BLOCKED_READ: Duration = Duration::from_secs(1);
+/// How often the source is told what it may forget.
+const FORGET_EVERY: Duration = Duration::from_millis(50);
+/// How long the last confirms are waited for at an orderly end.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How many rows are read singly in one go.
+const SINGLE_ROWS: usize = 500;
+
+/// Rows that were read and wait for the stream to pass the moment of their reading.
+struct Pending {
+    table: usize,
+    /// The asking that they answer; `None` for rows read singly.
+    wanted: Option<Wanted>,
+    chunk: Chunk,
+    /// By primary key, where in the chunk; what the stream has touched since is gone from here.
+    untouched: HashMap<String, usize>,
+}
+
+pub(super) struct Session<'p, S, L> {
+    settings: &'p Settings,
+    source: &'p mut S,
+    link: L,
+    meter: &'p Meter,
+    tables: Arc<[MappedTable]>,
+    assembler: Assembler,
+    ledger: Ledger,
+    askings: Askings,
+    /// Rows that were requested singly, by table.
+    singles: BTreeMap<usize, VecDeque<String>>,
+    /// Tables whose resync was requested and is to be passed on.
+    resyncs: Vec<Table>,
+    pending: Option<Pending>,
+    /// Up to where the stream has been read, and whether a read ends there.
+    position: Position,
+    complete: bool,
+    /// The end of the last complete read.
+    complete_to: Position,
+    /// When each partition was last sent something.
+    last_sent: Vec<Instant>,
+    next_heartbeat: Instant,
+    next_forget: Instant,
+    forgettable: Option<Position>,
+    /// Since when the broker takes no messages.
+    blocked: Option<Instant>,
+    /// Confirms are waited for since the sending or since here, whichever is later.
+    unblocked: Instant,
+}
+
+impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
+    /// Takes the exclusive queue, reads the position record, opens the source with it, and publishes the record again at once:
+    /// reading it has counted as a delivery.
+    pub(super) async fn open<B: Broker<Publishing = L>>(
+        settings: &'p Settings,
+        source: &'p mut S,
+        broker: &B,
+        meter: &'p Meter,
+    ) -> Result<Session<'p, S, L>, End> {
+        let mut link = broker.publishing().await?;
+        let record = link.record().await?;
+        let record: Option<PositionRecord> = match record.as_deref().map(serde_json::from_slice).transpose() {
+            Ok(record) => record,
+            Err(error) => {
+                // Without a record the source begins a new lineage, which is always right.
+                tracing::warn!("the position record in the broker cannot be read ({error}); beginning a new lineage");
+                None
+            }
+        };
+        let start = source.begin(record.as_ref()).await?;
+        for note in &start.notes {
+            tracing::warn!("{note}");
+        }
+        tracing::info!(lineage = %start.lineage, position = %start.from, "publishing");
+        let mapping: BTreeMap<_, _> = start.tables.iter().map(|table| (&table.table, &table.descriptor)).collect();
+        let mapping = serde_json::to_string(&mapping).expect("a mapping is plain data");
+        let now = Instant::now();
+        let mut session = Session {
+            settings,
+            source,
+            link,
+            meter,
+            tables: start.tables,
+            assembler: Assembler::new(&settings.pipeline, start.lineage, mapping, settings.partitions, start.from, settings.batch),
+            ledger: Ledger::new(settings.partitions, start.from),
+            askings: Askings::default(),
+            singles: BTreeMap::new(),
+            resyncs: Vec::new(),
+            pending: None,
+            position: start.from,
+            complete: true,
+            complete_to: start.from,
+            last_sent: vec![now; usize::from(settings.partitions)],
+            next_heartbeat: now + settings.heartbeat,
+            next_forget: now,
+            forgettable: None,
+            blocked: None,
+            unblocked: now,
+        };
+        session.send_record(&start.record).await?;
+        for partition in Partition::all(settings.partitions) {
+            session.send_empty(partition).await?;
+        }
+        Ok(session)
+    }
+
+    /// Publishes until it is asked to stop (`Ok`) or the session is over (`Err`).
+    pub(super) async fn run(mut self, stop: &mut Stop) -> Result<(), End> {
+        loop {
+            self.forget().await?;
+            let worked = self.may_publish() && self.complete && self.serve_askings().await?;
+            let overdue = self.overdue();
+            let give_up_read = self.blocked.filter(|_| !self.complete).map(|since| since + BLOCKED_READ);
+            let heartbeat = self.blocked.is_none().then_some(self.next_heartbeat);
+            let forget = self.forgettable.filter(|_| self.complete).map(|_| self.next_forget);
+            tokio::select! {
+                biased;
+                () = stop.requested() => break,
+                event = self.link.event() => self.on_event(event?).await?,
+                () = at(overdue) => return Err(self.no_confirm().into()),
+                () = at(give_up_read) => self.give_up_read().await?,
+                () = at(heartbeat) => self.heartbeat().await?,
+                portion = self.source.next(), if self.may_publish() => self.on_portion(portion?).await?,
+                () = at(forget) => {}
+                () = future::ready(()), if worked => {}
+            }
+        }
+        self.farewell().await
+    }
+
+    /// Waits for what is under way, so that the next session has little to send again.
+    async fn farewell(mut self) -> Result<(), End> {
+        let deadline = Instant::now() + FAREWELL;
+        while self.ledger.len() > 0 {
+            tokio::select! {
+                biased;
+                event = self.link.event() => self.on_event(event?).await?,
+                () = sleep_until(deadline) => break,
+            }
+        }
+        self.source.abandon().await?;
+        if let Some(upto) = self.forgettable.take() {
+            self.source.forget(upto).await?;
+        }
+        Ok(())
+    }
+
+    fn may_publish(&self) -> bool {
+        self.blocked.is_none() && self.ledger.len() < self.settings.window_messages && self.ledger.bytes() < self.settings.window_bytes
+    }
+
+    // What the broker says.
+
+    async fn on_event(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Confirmed(ticket) => {
+                Meter::add(&self.meter.confirmed, self.ledger.confirm(ticket));
+                self.forgettable = self.ledger.forgettable().or(self.forgettable);
+            }
+            Event::Blocked(reason) => {
+                tracing::warn!("the broker takes no messages for now: {reason}");
+                self.blocked.get_or_insert_with(Instant::now);
+            }
+            Event::Unblocked => {
+                tracing::info!("the broker takes messages again");
+                self.blocked = None;
+                self.unblocked = Instant::now();
+                self.next_heartbeat = self.unblocked;
+            }
+            Event::Control(body) => self.on_request(&body).await?,
+        }
+        Ok(())
+    }
+
+    async fn on_request(&mut self, body: &[u8]) -> Result<(), End> {
+        let request = match Request::decode(body) {
+            Ok(request) => request,
+            Err(reason) => {
+                tracing::warn!("{reason}");
+                let letter = DeadLetter::of_message(&self.settings.pipeline, body, &reason);
+                return self.send_dead_letter(&letter).await;
+            }
+        };
+        match request {
+            Request::Chunk(asking) => {
+                // An asking of another layout, or for a table that is not mapped any more, is one that nobody waits for.
+                if asking.partition.of == self.settings.partitions && self.table(&asking.table).is_some() {
+                    tracing::debug!(table = %asking.table, partition = %asking.partition, run = %asking.run, after = ?asking.after, again = asking.again, "asked for chunks");
+                    self.askings.note(asking);
+                }
+            }
+            Request::Rows { table, pks } => match self.table(&table) {
+                Some(index) => self.singles.entry(index).or_default().extend(pks.iter().map(|pk| pk.get().to_owned())),
+                None => tracing::warn!("rows of {table} were requested, which is not mapped"),
+            },
+            Request::Resync { tables } => {
+                for table in tables {
+                    if self.table(&table).is_none() {
+                        tracing::warn!("a resync of {table} was requested, which is not mapped");
+                    } else if !self.resyncs.contains(&table) {
+                        self.resyncs.push(table);
+                    }
+                }
+                self.next_heartbeat = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    fn table(&self, name: &Table) -> Option<usize> {
+        self.tables.iter().position(|mapped| mapped.table == *name)
+    }
+
+    fn overdue(&self) -> Option<Instant> {
+        let since = self.ledger.oldest().filter(|_| self.blocked.is_none())?;
+        Some(since.max(self.unblocked) + self.settings.confirm_timeout)
+    }
+
+    fn no_confirm(&self) -> broker::Error {
+        let (messages, timeout) = (self.ledger.len(), self.settings.confirm_timeout);
+        broker::Error::Lost(format!("the broker has not confirmed the oldest of {messages} messages within {timeout:?}"))
+    }
+
+    // What the source says.
+
+    async fn on_portion(&mut self, portion: Portion) -> Result<(), End> {
+        match portion {
+            Portion::Record(record) => {
+                self.complete = false;
+                self.send_record(&record).await
+            }
+            Portion::Changes { changes, to, complete } => {
+                Meter::add(&self.meter.published, changes.len());
+                for change in &changes {
+                    self.add(change).await?;
+                }
+                for outgoing in self.assembler.flush(to) {
+                    self.send_batch(outgoing).await?;
+                }
+                self.position = to;
+                self.complete = complete;
+                if complete {
+                    self.complete_to = to;
+                    self.ledger.complete(to);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn add(&mut self, change: &Change) -> Result<(), End> {
+        self.touch(change);
+        let tables = Arc::clone(&self.tables);
+        let mapped = &tables[change.table];
+        let table = &*mapped.table.0;
+        let draft = DraftChange {
+            op: change.op,
+            table,
+            pk: &change.pk,
+            key: "",
+            row: None,
+            at: change.position,
+            committed_us: change.committed_us,
+        };
+        if change.op == Op::Truncate {
+            for partition in Partition::all(self.settings.partitions) {
+                self.add_to(partition, draft).await?;
+            }
+            return Ok(());
+        }
+        match self.map(mapped, change.op, &change.pk, &change.image).await? {
+            Some((key, row)) => {
+                let partition = KeyHash::of(&key).partition(self.settings.partitions);
+                self.add_to(partition, DraftChange { key: &key, row, ..draft }).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn add_to(&mut self, partition: Partition, change: DraftChange<'_>) -> Result<(), End> {
+        match self.assembler.add(partition, change) {
+            Some(full) => self.send_batch(full).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The key that a row concerns and what it holds. What cannot be mapped goes to the dead letters, and its key goes.
+    async fn map<'i>(
+        &mut self,
+        mapped: &MappedTable,
+        op: Op,
+        pk: &str,
+        image: &'i Image,
+    ) -> Result<Option<(String, Option<&'i str>)>, End> {
+        let (key, reason) = match mapped.map(image) {
+            Mapped::Put { key, row } if row.len() <= self.settings.row_bytes_max => return Ok(Some((key, Some(row)))),
+            Mapped::Put { key, row } => {
+                (Some(key), format!("the row has {} bytes of JSON, the limit is {}", row.len(), self.settings.row_bytes_max))
+            }
+            Mapped::Remove { key } => return Ok(Some((key, None))),
+            Mapped::Nothing => return Ok(None),
+            Mapped::Dead { key, reason } => (key, reason),
+        };
+        let letter = DeadLetter::of_row(&self.settings.pipeline, &mapped.table.0, op, pk, key.as_deref(), &reason);
+        self.send_dead_letter(&letter).await?;
+        Ok(key.map(|key| (key, None)))
+    }
+
+    /// The stream has news of a row (or of a whole table): what a chunk says of it is old.
+    fn touch(&mut self, change: &Change) {
+        let Some(pending) = self.pending.as_mut().filter(|pending| pending.table == change.table) else { return };
+        if change.op == Op::Truncate {
+            pending.untouched.clear();
+        } else {
+            pending.untouched.remove(&change.pk);
+        }
+    }
+
+    /// No read transaction stays open while the broker takes no messages.
+    async fn give_up_read(&mut self) -> Result<(), End> {
+        self.source.abandon().await?;
+        self.assembler.rewind(self.complete_to);
+        self.position = self.complete_to;
+        self.complete = true;
+        Ok(())
+    }
+
+    // Chunks.
+
+    /// One step: sends rows that are due, or reads the next ones. Returns whether there was anything to do.
+    async fn serve_askings(&mut self) -> Result<bool, End> {
+        if let Some(pending) = self.pending.take_if(|pending| pending.chunk.as_of <= self.position) {
+            self.send_rows(&pending).await?;
+            return Ok(true);
+        }
+        if self.pending.is_some() {
+            return Ok(false);
+        }
+        if let Some((table, mut pks)) = self.singles.pop_first() {
+            let rest = pks.split_off(SINGLE_ROWS.min(pks.len()));
+            if !rest.is_empty() {
+                self.singles.insert(table, rest);
+            }
+            let chunk = self.source.rows(table, pks.make_contiguous()).await?;
+            self.pending = Some(Pending::new(table, None, chunk));
+            return Ok(true);
+        }
+        if let Some(wanted) = self.askings.next() {
+            let table = self.table(&wanted.table).expect("only askings of mapped tables are noted");
+            let chunk = self.source.chunk(table, wanted.after.as_ref(), self.settings.chunk).await?;
+            self.pending = Some(Pending::new(table, Some(wanted), chunk));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    async fn send_rows(&mut self, pending: &Pending) -> Result<(), End> {
+        let tables = Arc::clone(&self.tables);
+        let mapped = &tables[pending.table];
+        let chunk = &pending.chunk;
+        let mut lanes: Vec<Vec<(&str, String, Option<&str>)>> = vec![Vec::new(); usize::from(self.settings.partitions)];
+        for (index, row) in chunk.rows.iter().enumerate() {
+            if pending.untouched.get(&row.pk) != Some(&index) {
+                continue;
+            }
+            if let Some((key, json)) = self.map(mapped, Op::Read, &row.pk, &row.image).await? {
+                let partition = KeyHash::of(&key).partition(self.settings.partitions);
+                lanes[partition.index()].push((&row.pk, key, json));
+            }
+        }
+        let (recipients, after) = match &pending.wanted {
+            Some(wanted) => {
+                (wanted.recipients.iter().map(|(partition, run)| (*partition, Some(run.clone()))).collect(), wanted.after.clone())
+            }
+            None => {
+                let concerned = Partition::all(self.settings.partitions).filter(|partition| !lanes[partition.index()].is_empty());
+                (concerned.map(|partition| (partition, None)).collect::<Vec<_>>(), None)
+            }
+        };
+        for (partition, run) in recipients {
+            let head = ChunkHead { table: mapped.table.clone(), run, after: after.clone(), upto: chunk.upto.clone(), last: chunk.last };
+            let rows = &lanes[partition.index()];
+            Meter::add(&self.meter.chunk_rows, rows.len());
+            let rows = rows.iter().map(|(pk, key, row)| DraftChange {
+                op: Op::Read,
+                table: &mapped.table.0,
+                pk,
+                key,
+                row: *row,
+                at: self.position,
+                committed_us: chunk.read_us,
+            });
+            let outgoing = self.assembler.chunk(partition, self.position, &head, rows);
+            self.send_batch(outgoing).await?;
+        }
+        if let Some(wanted) = &pending.wanted {
+            self.askings.sent(wanted, chunk.upto.as_ref(), chunk.last);
+        }
+        Ok(())
+    }
+
+    // What goes out.
+
+    /// An empty batch carries an idle partition forward and shows a gap that nothing else would.
+    async fn heartbeat(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        self.next_heartbeat = now + self.settings.heartbeat;
+        for partition in Partition::all(self.settings.partitions) {
+            if !self.resyncs.is_empty() || now - self.last_sent[partition.index()] >= self.settings.heartbeat {
+                self.send_empty(partition).await?;
+            }
+        }
+        self.resyncs.clear();
+        self.link.look_for_queues().await?;
+        Ok(())
+    }
+
+    async fn send_empty(&mut self, partition: Partition) -> Result<(), End> {
+        let outgoing = self.assembler.empty(partition, self.position, &self.resyncs);
+        self.send_batch(outgoing).await
+    }
+
+    async fn send_batch(&mut self, outgoing: Outgoing) -> Result<(), End> {
+        let now = Instant::now();
+        self.last_sent[outgoing.partition.index()] = now;
+        let bytes = outgoing.body.len();
+        let message = Message { to: Address::Partition(outgoing.partition), kind: batch::MESSAGE_TYPE, body: outgoing.body };
+        let ticket = self.link.publish(message).await?;
+        self.ledger.sent(ticket, Some((outgoing.partition, outgoing.to)), bytes, now);
+        Ok(())
+    }
+
+    async fn send_record(&mut self, record: &PositionRecord) -> Result<(), End> {
+        let body = serde_json::to_vec(record).expect("a position record is plain data");
+        self.send_aside(Message { to: Address::Record, kind: "rowcast.position", body }).await
+    }
+
+    async fn send_dead_letter(&mut self, letter: &DeadLetter) -> Result<(), End> {
+        self.meter.dead.fetch_add(1, Relaxed);
+        tracing::warn!(
+            table = letter.table.as_ref().map(tracing::field::display),
+            pk = letter.pk,
+            key = letter.key,
+            "dead letter: {}",
+            letter.reason
+        );
+        self.send_aside(Message { to: Address::Dead, kind: dead_letter::MESSAGE_TYPE, body: letter.encode() }).await
+    }
+
+    /// Sends what is no batch. No confirm after it counts before its own.
+    async fn send_aside(&mut self, message: Message) -> Result<(), End> {
+        let bytes = message.body.len();
+        let ticket = self.link.publish(message).await?;
+        self.ledger.sent(ticket, None, bytes, Instant::now());
+        Ok(())
+    }
+
+    /// Tells the source what it may forget, not too often and never in the middle of a read.
+    async fn forget(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.complete
+            && now >= self.next_forget
+            && let Some(upto) = self.forgettable.take()
+        {
+            self.next_forget = now + FORGET_EVERY;
+            self.source.forget(upto).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Pending {
+    fn new(table: usize, wanted: Option<Wanted>, chunk: Chunk) -> Pending {
+        let untouched = chunk.rows.iter().enumerate().map(|(index, row)| (row.pk.clone(), index)).collect();
+        Pending { table, wanted, chunk, untouched }
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => future::pending().await,
+    }
+}
