@@ -14,10 +14,13 @@ use rowcast_testkit::proxy::{Direction, Proxy};
 use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::wait::until;
 
-use crate::broker::{DEADLINE, ONE, PARTITIONS, confirmed, depth, lock, message, numbers, publish, receive, soon};
+use crate::broker::{DEADLINE, ONE, PARTITIONS, confirmed, lock, message, numbers, publish, receive, soon, state};
 
 /// For tests that do nothing to the server. It ends with the process.
 static SHARED: LazyLock<RabbitServer> = LazyLock::new(|| RabbitServer::start().expect("a RabbitMQ server"));
+
+/// Few, so that messages wait behind those that a consumer holds.
+const PREFETCH: u16 = 60;
 
 const TYPES: [QueueType; 2] = [QueueType::Quorum, QueueType::Classic];
 
@@ -32,7 +35,8 @@ pub fn shared_broker(test: &str, queue_type: QueueType) -> RabbitBroker {
 
 fn broker(url: &str, test: &str, queue_type: QueueType) -> RabbitBroker {
     let pipeline = format!("{test}-{}", queue_type.name());
-    RabbitBroker::new(RabbitSettings::new(url, &pipeline, PARTITIONS, queue_type).expect("settings"))
+    let settings = RabbitSettings::new(url, &pipeline, PARTITIONS, queue_type).and_then(|settings| settings.with_prefetch(PREFETCH));
+    RabbitBroker::new(settings.expect("settings"))
 }
 
 /// Runs what blocks, such as starting a server, without stopping the test's other tasks.
@@ -423,5 +427,5 @@ async fn a_publisher_that_dies_lets_another_one_in() {
     let second = lock(&broker).await;
     until_lost(&mut first).await;
     drop(second);
-    depth(&broker, "publisher", None).await;
+    until("the lock to go", DEADLINE, async || state(&broker, "publisher").await?.depth.is_none().then_some(())).await.unwrap();
 }
