@@ -1,0 +1,3 @@
+//! Tests on real servers and on other programs that write to the same database.
+
+mod sqlite;
