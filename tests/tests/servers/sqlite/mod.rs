@@ -42,7 +42,7 @@ async fn begun(settings: &SqliteSettings) -> (SqliteSource, Start) {
 }
 
 fn newest(connection: &Connection) -> u64 {
-    connection.query_row("SELECT coalesce(max(id), 0) FROM rowcast_changelog", [], |row| row.get(0)).unwrap()
+    connection.query_row("SELECT coalesce(max(id), 0) FROM rowcast_changelog", [], |row| row.get::<_, i64>(0)).unwrap().unsigned_abs()
 }
 
 /// Somebody who knows only what the source streams.
