@@ -69,7 +69,7 @@ impl Follower {
     /// Takes portions until the changelog up to `newest` has been read.
     async fn follow(&mut self, newest: u64) -> Result<(), rowcast::source::Error> {
         self.last.clear();
-        while self.position < Position(newest, 0) {
+        while self.position < Position(newest, newest) {
             let portion = tokio::time::timeout(DEADLINE, self.source.next()).await.expect("a portion in time")?;
             match portion {
                 Portion::Record(record) => {
@@ -141,4 +141,9 @@ fn oracle(connection: &Connection, mapped: &MappedTable, primary_key: &[&str]) -
         assert!(maps[1].insert(row.get(1).unwrap(), json).is_none(), "two rows share a primary key");
     }
     maps
+}
+
+fn now_us() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_micros()).unwrap()
 }

@@ -31,7 +31,14 @@ async fn random_run(shape: &Shape, seed: u64, steps: usize, open: impl Fn(&std::
         }
         follower.follow(newest(&reader)).await.unwrap();
         let [by_key, by_pk] = oracle(&reader, &follower.start.tables[0], shape.primary_key);
-        let context = || format!("shape {:?}, seed {seed}, last statements {:#?}, last changes {:#?}", shape.name, &said[said.len().saturating_sub(4)..], follower.last);
+        let context = || {
+            format!(
+                "shape {:?}, seed {seed}, last statements {:#?}, last changes {:#?}",
+                shape.name,
+                &said[said.len().saturating_sub(4)..],
+                follower.last
+            )
+        };
         if shape.has_keys {
             assert_eq!(follower.rows, by_key, "{}", context());
         }

@@ -114,7 +114,10 @@ impl<'t> Installation<'t> {
 
     /// The three tables, with a fresh identity if there was none.
     pub(super) fn tables(&mut self) -> Result<(), Failure> {
-        if !exists(self.transaction, "rowcast_meta")? || !exists(self.transaction, "rowcast_table")? || !exists(self.transaction, "rowcast_changelog")? {
+        if !exists(self.transaction, "rowcast_meta")?
+            || !exists(self.transaction, "rowcast_table")?
+            || !exists(self.transaction, "rowcast_changelog")?
+        {
             for sql in TABLES {
                 self.run(sql.to_owned())?;
             }
@@ -166,9 +169,7 @@ impl<'t> Installation<'t> {
         }
         self.value_columns(prepared.table.key.len() + prepared.beside_key.len())?;
         let wanted = match capture {
-            Capture::Triggers => {
-                triggers::generate(&Logged { table: &prepared.table, number, beside_key: &prepared.beside_key })
-            }
+            Capture::Triggers => triggers::generate(&Logged { table: &prepared.table, number, beside_key: &prepared.beside_key }),
             Capture::Hooks => Vec::new(),
         };
         if self.triggers(name, number, &wanted)? {
@@ -229,7 +230,8 @@ impl<'t> Installation<'t> {
     fn try_out(&self, prepared: &Prepared) -> Result<(), Failure> {
         let name = quoted(&prepared.table.name);
         let key = quoted(prepared.table.primary_key().first().copied().unwrap_or_default());
-        for sql in [format!("INSERT INTO {name} DEFAULT VALUES"), format!("UPDATE {name} SET {key} = {key}"), format!("DELETE FROM {name}")] {
+        for sql in [format!("INSERT INTO {name} DEFAULT VALUES"), format!("UPDATE {name} SET {key} = {key}"), format!("DELETE FROM {name}")]
+        {
             if let Err(error) = self.transaction.prepare(&sql) {
                 return Err(Error::Fatal(format!(
                     "table {} cannot be cached by triggers: SQLite cannot compile a write to it ({error}); if one of its indexes, defaults \
@@ -308,8 +310,10 @@ fn installed(connection: &Connection, pattern: &str) -> rusqlite::Result<BTreeMa
 
 /// A fresh ULID; the randomness is SQLite's.
 fn new_id(connection: &Connection) -> rusqlite::Result<String> {
-    let (now_ms, random): (i64, [u8; 16]) = connection
-        .query_row("SELECT CAST((julianday('now')-2440587.5)*86400000 AS INTEGER), randomblob(16)", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (now_ms, random): (i64, [u8; 16]) =
+        connection.query_row("SELECT CAST((julianday('now')-2440587.5)*86400000 AS INTEGER), randomblob(16)", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     Ok(ulid::Ulid::from_parts(u64::try_from(now_ms).unwrap_or(0), u128::from_le_bytes(random)).to_string())
 }
 
@@ -339,7 +343,8 @@ fn install_in(transaction: &Transaction<'_>, settings: &SqliteSettings) -> Resul
     installation.remove_others(&numbers)?;
     if installation.history_broken {
         installation.new_generation()?;
-        installation.note("changes may have gone unrecorded before, so the history starts anew and every table will be read again".to_owned());
+        installation
+            .note("changes may have gone unrecorded before, so the history starts anew and every table will be read again".to_owned());
     }
     Ok(installation.report)
 }

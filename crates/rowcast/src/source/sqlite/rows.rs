@@ -146,11 +146,7 @@ impl RowReader {
             }
         }
         json.push('}');
-        Ok(if key_is_text {
-            Image::Present { json, key }
-        } else {
-            Image::Unreadable { key: None, reason: not_utf8("of the key") }
-        })
+        Ok(if key_is_text { Image::Present { json, key } } else { Image::Unreadable { key: None, reason: not_utf8("of the key") } })
     }
 
     /// What became of a row whose primary key nobody has any more; `None` where its old values have to tell.
@@ -258,9 +254,7 @@ fn place(table: &Table, name: &str) -> usize {
 /// The condition that finds a row by an index.
 fn equal(table: &Table, parts: &[Part]) -> String {
     let conditions = parts.iter().enumerate().filter_map(|(index, part)| match part.what {
-        PartOf::Column(column) => {
-            Some(format!("{} COLLATE {} = ?{}", quoted(&table.columns[column].name), part.collation, index + 1))
-        }
+        PartOf::Column(column) => Some(format!("{} COLLATE {} = ?{}", quoted(&table.columns[column].name), part.collation, index + 1)),
         PartOf::Expression(_) => None,
     });
     conditions.collect::<Vec<_>>().join(" AND ")
@@ -294,9 +288,10 @@ fn chunk_statements(table: &Table, from: &str) -> (String, String) {
         .map(|(name, part)| format!("{name} COLLATE {}{}", part.collation, if part.descending { " DESC" } else { "" }))
         .collect();
     let order = order.join(", ");
-    let plain = table.key.iter().all(|part| {
-        !part.descending && matches!(part.what, PartOf::Column(column) if table.columns[column].collation == part.collation)
-    });
+    let plain = table
+        .key
+        .iter()
+        .all(|part| !part.descending && matches!(part.what, PartOf::Column(column) if table.columns[column].collation == part.collation));
     let after = if plain {
         let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
         let values: Vec<String> = (1..=width).map(|index| format!("?{index}")).collect();
@@ -318,9 +313,7 @@ fn after_in_mixed_order(columns: &[(String, &Part)]) -> String {
         condition = if condition.is_empty() {
             format!("{name} COLLATE {collation} {sign} ?{value}")
         } else {
-            format!(
-                "{name} COLLATE {collation} {sign}= ?{value} AND ({name} COLLATE {collation} {sign} ?{value} OR ({condition}))"
-            )
+            format!("{name} COLLATE {collation} {sign}= ?{value} AND ({name} COLLATE {collation} {sign} ?{value} OR ({condition}))")
         };
     }
     condition

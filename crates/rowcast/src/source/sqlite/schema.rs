@@ -304,9 +304,10 @@ impl Table {
     /// Whether no two rows agree in all columns of the index, and rows are found by it.
     fn tells_rows_apart(&self, unique: &Unique) -> bool {
         unique.partial.is_none()
-            && unique.parts.iter().all(|part| {
-                part.collation == "BINARY" && matches!(part.what, PartOf::Column(column) if self.columns[column].not_null)
-            })
+            && unique
+                .parts
+                .iter()
+                .all(|part| part.collation == "BINARY" && matches!(part.what, PartOf::Column(column) if self.columns[column].not_null))
     }
 
     /// A unique index that lies within `columns` and by which rows are found.

@@ -161,6 +161,14 @@ impl Session {
         if self.read.is_some() || self.trim_due() != Some(Duration::ZERO) {
             return Ok(());
         }
+        self.trim_now()
+    }
+
+    /// The same without waiting until it is worth a transaction.
+    pub(super) fn trim_now(&mut self) -> Result<(), Failure> {
+        if self.trim_due().is_none() {
+            return Ok(());
+        }
         let upto = self.trim.upto;
         let trimmed = self.trim_to(upto);
         self.end_transaction()?;
@@ -177,9 +185,8 @@ impl Session {
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
         // Nothing is removed from a history that is not the one that was shipped.
         self.check_history()?;
-        let oldest: i64 = transaction
-            .prepare_cached("SELECT coalesce(min(id), 0) FROM rowcast_changelog")?
-            .query_row([], |row| row.get(0))?;
+        let oldest: i64 =
+            transaction.prepare_cached("SELECT coalesce(min(id), 0) FROM rowcast_changelog")?.query_row([], |row| row.get(0))?;
         let end = upto.min(oldest.saturating_add(TRIM_ROWS));
         transaction.prepare_cached("UPDATE rowcast_meta SET value = max(value, ?1) WHERE name = 'forgotten'")?.execute([upto])?;
         // The record stands at `upto` or beyond, and so does the newest row.
@@ -250,7 +257,8 @@ fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record
         mapped.push(prepared.mapped);
     }
     let mut notes = std::mem::take(&mut installation.report.notes);
-    let broken = installation.history_broken.then(|| "the triggers were not as they should be, so changes may have gone unrecorded".to_owned());
+    let broken =
+        installation.history_broken.then(|| "the triggers were not as they should be, so changes may have gone unrecorded".to_owned());
     let reason = match broken {
         None => why_new(transaction, record)?,
         broken => broken,

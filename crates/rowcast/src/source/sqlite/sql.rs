@@ -152,7 +152,9 @@ mod tests {
         };
         assert_eq!(split("CREATE UNIQUE INDEX i ON t(a)"), ("a".into(), String::new()));
         assert_eq!(
-            split("CREATE UNIQUE INDEX \"i(\" ON [t,(] (lower(a) COLLATE NOCASE DESC, b /* ) */ asc, \"desc\")  WHERE (x) AND y = ')' -- end"),
+            split(
+                "CREATE UNIQUE INDEX \"i(\" ON [t,(] (lower(a) COLLATE NOCASE DESC, b /* ) */ asc, \"desc\")  WHERE (x) AND y = ')' -- end"
+            ),
             ("lower(a) COLLATE NOCASE | b | \"desc\"".into(), "(x) AND y = ')'".into())
         );
         assert_eq!(split("CREATE UNIQUE INDEX i ON t(coalesce(a, 'it''s, (')) where b"), ("coalesce(a, 'it''s, (')".into(), "b".into()));

@@ -133,8 +133,7 @@ impl Session {
         read.next = 0;
         let width = self.tables.iter().map(|table| table.reader.key_width + table.reader.beside_width).max().unwrap_or(0);
         let columns: String = (0..width).map(|index| format!(", {}", value_column(index))).collect();
-        let sql =
-            format!("SELECT id, tbl, op, at{columns} FROM rowcast_changelog WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT {WINDOW}");
+        let sql = format!("SELECT id, tbl, op, at{columns} FROM rowcast_changelog WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT {WINDOW}");
         let mut statement = self.connection.prepare_cached(&sql)?;
         let mut rows = statement.query([read.window_end, read.newest])?;
         let mut seen = 0;

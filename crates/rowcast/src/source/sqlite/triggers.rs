@@ -95,14 +95,16 @@ impl Logged<'_> {
         if let Some(rowid) = self.table.hidden_rowid {
             statements.push(self.rows_where(&format!("{rowid} = NEW.{rowid}")));
         }
-        statements.extend(self.table.unique.iter().map(|unique| self.rows_where(&self.equals_new(&unique.parts, unique.partial.as_deref()))));
+        statements
+            .extend(self.table.unique.iter().map(|unique| self.rows_where(&self.equals_new(&unique.parts, unique.partial.as_deref()))));
         (!statements.is_empty()).then(|| self.trigger("insert_displaces", "BEFORE INSERT", None, &statements))
     }
 
     /// Also names the new key of a row whose primary key changes. It is never left out: by a cascade a displaced row may take
     /// the very row along that is being updated, and then no AFTER UPDATE comes.
     fn displaced_by_update(&self) -> Trigger {
-        let not_itself = format!("NOT ({})", self.each_key_part(|column, collation| format!("{column} COLLATE {collation} IS OLD.{column}"), " AND "));
+        let not_itself =
+            format!("NOT ({})", self.each_key_part(|column, collation| format!("{column} COLLATE {collation} IS OLD.{column}"), " AND "));
         let key_changes = self.each_key_part(|column, _| format!("OLD.{column} COLLATE BINARY IS NOT NEW.{column}"), " OR ");
         let new_key = self.row('U', |place| self.new_value(place), |_| "NULL".to_owned());
         let mut statements = vec![format!("{} SELECT {new_key} WHERE {key_changes}", self.target())];
@@ -210,9 +212,15 @@ mod tests {
         assert_eq!(
             texts,
             [
-                format!("CREATE TRIGGER rowcast_1_insert AFTER INSERT ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'I', {AT}, NEW.\"id\"); END"),
-                format!("CREATE TRIGGER rowcast_1_update AFTER UPDATE ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'U', {AT}, OLD.\"id\"); END"),
-                format!("CREATE TRIGGER rowcast_1_delete AFTER DELETE ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'D', {AT}, OLD.\"id\"); END"),
+                format!(
+                    "CREATE TRIGGER rowcast_1_insert AFTER INSERT ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'I', {AT}, NEW.\"id\"); END"
+                ),
+                format!(
+                    "CREATE TRIGGER rowcast_1_update AFTER UPDATE ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'U', {AT}, OLD.\"id\"); END"
+                ),
+                format!(
+                    "CREATE TRIGGER rowcast_1_delete AFTER DELETE ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'D', {AT}, OLD.\"id\"); END"
+                ),
                 format!(
                     "CREATE TRIGGER rowcast_1_update_displaces BEFORE UPDATE ON \"t\" FOR EACH ROW WHEN OLD.\"id\" COLLATE BINARY IS NOT NEW.\"id\" \
                      BEGIN {log} SELECT 1, 'U', {AT}, NEW.\"id\" WHERE OLD.\"id\" COLLATE BINARY IS NOT NEW.\"id\"; END"

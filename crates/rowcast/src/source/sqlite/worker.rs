@@ -1,9 +1,9 @@
 //! The thread that owns the connection: it takes commands one by one and, while somebody waits for the next portion, looks
 //! for commits.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -24,9 +24,21 @@ pub(super) enum Command {
     Begin(Option<PositionRecord>, Reply<Start>),
     Next(Reply<Portion>),
     /// `untaken`: a portion was asked for, and its answer will be thrown away.
-    Abandon { untaken: bool, reply: Reply<()> },
-    Chunk { table: usize, after: Option<Bound>, limits: ChunkLimits, reply: Reply<Chunk> },
-    Rows { table: usize, pks: Vec<String>, reply: Reply<Chunk> },
+    Abandon {
+        untaken: bool,
+        reply: Reply<()>,
+    },
+    Chunk {
+        table: usize,
+        after: Option<Bound>,
+        limits: ChunkLimits,
+        reply: Reply<Chunk>,
+    },
+    Rows {
+        table: usize,
+        pks: Vec<String>,
+        reply: Reply<Chunk>,
+    },
     Forget(Position, Reply<()>),
     /// Something happened to the files.
     Wake,
@@ -85,7 +97,7 @@ impl Worker {
                 None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match command {
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.leave(),
                 Ok(command) => self.handle(command),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -117,9 +129,7 @@ impl Worker {
                 })
             }),
             Command::Rows { table, pks, reply } => self.answer(reply, |worker| {
-                worker.read("reading single rows", |session| {
-                    session.on_snapshot(|session, as_of| session.read_rows(table, &pks, as_of))
-                })
+                worker.read("reading single rows", |session| session.on_snapshot(|session, as_of| session.read_rows(table, &pks, as_of)))
             }),
             Command::Forget(upto, reply) => self.answer(reply, |worker| worker.session()?.forget(upto)),
             Command::Wake => {
@@ -220,7 +230,10 @@ impl Worker {
     fn next_portion(&mut self) -> Result<Option<Portion>, Failure> {
         let dirty = self.dirty;
         let early = self.pace.is_early();
-        let session = self.session.as_mut().ok_or_else(|| Error::Fatal("the source was used before it began; this is a fault in rowcast".to_owned()))?;
+        let session = self
+            .session
+            .as_mut()
+            .ok_or_else(|| Error::Fatal("the source was used before it began; this is a fault in rowcast".to_owned()))?;
         if session.read.is_none() {
             if early || !(session.has_news()? || dirty) {
                 return Ok(None);
@@ -242,6 +255,16 @@ impl Worker {
             self.pace.pause(self.read_began.elapsed().clamp(PAUSE_LEAST, PAUSE_MOST));
         }
         Ok(Some(portion))
+    }
+
+    /// Writes down what may be forgotten, so that the next session does not ship it again.
+    fn leave(&mut self) {
+        if let Some(session) = &mut self.session
+            && let Err(failure) = session.abandon().and_then(|()| session.trim_now())
+        {
+            // The next session ships a little more, which does no harm.
+            tracing::debug!(path = %self.settings.path.display(), ?failure, "the changelog was not trimmed at the end");
+        }
     }
 
     fn trim(&mut self) {
