@@ -30,9 +30,9 @@ fn without_comments(text: &str) -> String {
         let length = if rest.starts_with("--") {
             clean.push(' ');
             rest.find('\n').map_or(rest.len(), |end| end + 1)
-        } else if rest.starts_with("/*") {
+        } else if let Some(comment) = rest.strip_prefix("/*") {
             clean.push(' ');
-            rest[2..].find("*/").map_or(rest.len(), |end| end + 4)
+            comment.find("*/").map_or(rest.len(), |end| end + 4)
         } else {
             let length = quote_end(rest).unwrap_or(first.len_utf8());
             clean.push_str(&rest[..length]);
