@@ -215,6 +215,27 @@ async fn triggers_that_a_migration_removed_are_mended_and_the_history_begins_ane
 }
 
 #[tokio::test]
+async fn a_trigger_that_ends_a_statement_early_does_not_come_before_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, app) = users(folder.path());
+    let mut follower = Follower::begin(&settings).await;
+    app.execute_batch(
+        "CREATE TRIGGER theirs AFTER INSERT ON users WHEN NEW.name = 'quiet' BEGIN SELECT RAISE /* here */ (IGNORE); END; \
+         INSERT INTO users VALUES(1, 'quiet')",
+    )
+    .unwrap();
+    let error = tokio::time::timeout(DEADLINE, follower.source.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Changed(_)), "{error}");
+    let start = follower.source.begin(Some(&follower.record)).await.unwrap();
+    assert_ne!(start.lineage, follower.start.lineage, "the first quiet row went unseen");
+    let mut follower = Follower { position: start.from, record: start.record.clone(), start, ..follower };
+    app.execute_batch("INSERT INTO users VALUES(2, 'quiet')").unwrap();
+    follower.follow(newest(&app)).await.unwrap();
+    assert_eq!(follower.rows.keys().collect::<Vec<_>>(), ["user:2"]);
+    assert_eq!(again(&settings, &follower.record).await.unwrap().lineage, follower.start.lineage, "once is enough");
+}
+
+#[tokio::test]
 async fn what_was_removed_from_the_changelog_by_hand_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, app) = users(folder.path());
@@ -272,6 +293,7 @@ async fn what_has_to_be_done_first_is_said() {
     assert!(fatal(&super::settings(&settings.path, &[("user", None)])).await.contains("did you mean users?"));
     assert!(fatal(&super::settings(&folder.path().join("none.db"), &[])).await.contains("no database file"));
     assert!(!folder.path().join("none.db").exists());
+    assert!(fatal(&super::settings(&settings.path, &[("users", None), ("users", Some("u:{id}"))])).await.contains("configured twice"));
     let hooks = SqliteSettings { capture: Capture::Hooks, ..settings.clone() };
     assert!(fatal(&hooks).await.contains("followed by triggers, not hooks"));
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use super::super::Error;
 use super::error::{Failure, patiently};
 use super::schema::{self, Table};
-use super::sql::quoted;
+use super::sql::{self, quoted};
 use super::triggers::{self, Logged, Trigger, value_column};
 use super::{Capture, SqliteSettings};
 use crate::mapping::{MappedTable, TableSettings, nearest};
@@ -87,6 +87,18 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
         .into());
     }
     Ok(Prepared { table, mapped, beside_key })
+}
+
+/// A changelog row of a table is shipped once, so a table can be mapped only once.
+pub(super) fn check_each_once(settings: &SqliteSettings) -> Result<(), Failure> {
+    for (index, table) in settings.tables.iter().enumerate() {
+        if settings.tables[..index].iter().any(|other| other.name == table.name) {
+            return Err(
+                Error::Fatal(format!("table {} is configured twice; a second key for it needs a pipeline of its own", table.name)).into()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// An open transaction that changes what is installed, and remembers what it did.
@@ -197,11 +209,12 @@ impl<'t> Installation<'t> {
     /// Makes the triggers of this number exactly those. Returns whether something had to be done.
     fn triggers(&mut self, table: &str, number: i64, wanted: &[Trigger]) -> Result<bool, Failure> {
         let mut found = installed(self.transaction, &format!("rowcast_{number}_*"))?;
+        let overtaken = self.overtaken(table, number)?;
         let mut changed = false;
         let mut missing = Vec::new();
         for trigger in wanted {
             match found.remove(&trigger.name) {
-                Some(sql) if sql == trigger.sql => {}
+                Some(sql) if sql == trigger.sql && !overtaken => {}
                 Some(_) => {
                     self.run(format!("DROP TRIGGER {}", quoted(&trigger.name)))?;
                     missing.push(trigger);
@@ -223,6 +236,22 @@ impl<'t> Installation<'t> {
             changed = true;
         }
         Ok(changed)
+    }
+
+    /// Whether the application has a trigger that runs before ours and may end a statement without them: SQLite runs the newest
+    /// first, and after RAISE(IGNORE) no other.
+    fn overtaken(&self, table: &str, number: i64) -> Result<bool, Failure> {
+        let mut statement = self.transaction.prepare(
+            "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 AND name NOT GLOB ?2 \
+             AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2)",
+        )?;
+        let mut rows = statement.query((table, format!("rowcast_{number}_*")))?;
+        while let Some(row) = rows.next()? {
+            if sql::may_ignore(&row.get::<_, String>(0)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Has SQLite compile what the application will do, so that functions and collations that only the application has are
@@ -335,6 +364,7 @@ fn install_in(transaction: &Transaction<'_>, settings: &SqliteSettings) -> Resul
     let mut installation = Installation::new(transaction);
     installation.tables()?;
     installation.pipeline(&settings.pipeline)?;
+    check_each_once(settings)?;
     let mut numbers = Vec::new();
     for table in &settings.tables {
         let prepared = prepare(transaction, table, settings.capture)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::super::{Error, PositionRecord, Start};
-use super::error::Failure;
+use super::error::{Failure, patiently};
 use super::install::{self, Installation};
 use super::rows::RowReader;
 use super::stream::{self, Read};
@@ -74,7 +74,8 @@ impl Session {
     pub(super) fn begin(settings: &SqliteSettings, record: Option<&PositionRecord>) -> Result<(Session, Start), Failure> {
         let path = &settings.path;
         let (mut connection, file) = open_this_file(path)?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        // What is written here may be lost in a power cut without harm: it is then written again.
+        patiently(settings.busy_timeout, || Ok(connection.pragma_update(None, "synchronous", "NORMAL")?))?;
         let opened = install::writing(&mut connection, settings.busy_timeout, |transaction| open_history(transaction, settings, record))?;
         let start = Start {
             lineage: opened.lineage.clone(),
@@ -135,7 +136,8 @@ impl Session {
         outcome
     }
 
-    /// Notes that history up to here is no longer needed.
+    /// Notes that history up to here is no longer needed. It is written down with the next trim; what is written down is not
+    /// shipped again by a later session, whether its rows have gone already or not.
     pub(super) fn forget(&mut self, upto: Position) -> Result<(), Error> {
         let id = i64::try_from(upto.0).unwrap_or(i64::MAX);
         if id > self.shipped {
@@ -242,6 +244,7 @@ fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record
     }
     installation.tables()?;
     installation.pipeline(&settings.pipeline)?;
+    install::check_each_once(settings)?;
     let (mut tables, mut mapped) = (Vec::new(), Vec::new());
     for table in &settings.tables {
         let prepared = install::prepare(transaction, table, settings.capture)?;
