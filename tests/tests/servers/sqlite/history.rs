@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rowcast::source::sqlite::{Capture, SqliteSettings, SqliteSource, inspect, install, plan, uninstall};
-use rowcast::source::{Error, PositionRecord, Source, Start};
+use rowcast::source::{ChunkLimits, Error, PositionRecord, Source, Start};
 use rowcast_testkit::wait;
 use rusqlite::Connection;
 
@@ -212,6 +212,28 @@ async fn triggers_that_a_migration_removed_are_mended_and_the_history_begins_ane
     assert!(matches!(error, Error::Changed(_)), "{error}");
     let start = follower.source.begin(Some(&follower.record)).await.unwrap();
     assert_eq!((start.lineage, start.notes), (follower.start.lineage.clone(), vec![]));
+}
+
+#[tokio::test]
+async fn a_resync_from_before_another_primary_key_is_not_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let app = application(&path);
+    app.execute_batch("CREATE TABLE t(a INT NOT NULL, b INT NOT NULL UNIQUE, PRIMARY KEY(b)); INSERT INTO t VALUES(2, 1), (1, 2)").unwrap();
+    let settings = SqliteSettings { capture: Capture::Hooks, ..settings(&path, &[("t", Some("t:{b}"))]) };
+    let mut source = SqliteSource::new(settings).unwrap();
+    let start = source.begin(None).await.unwrap();
+    let limits = ChunkLimits { rows: 1, bytes: 1000 };
+    let upto = source.chunk(0, None, limits).await.unwrap().upto;
+    assert_eq!(upto.as_ref().map(|bound| &*bound.0), Some(r#"{"b":1}"#));
+    app.execute_batch(
+        "CREATE TABLE n(a INT NOT NULL, b INT NOT NULL UNIQUE, PRIMARY KEY(a, b)); INSERT INTO n SELECT * FROM t; DROP TABLE t; ALTER TABLE n RENAME TO t",
+    )
+    .unwrap();
+    assert!(matches!(source.chunk(0, upto.as_ref(), limits).await, Err(Error::Changed(_))), "the schema is not what it was");
+    assert_eq!(source.begin(Some(&start.record)).await.unwrap().lineage, start.lineage);
+    assert!(matches!(source.chunk(0, upto.as_ref(), limits).await, Err(Error::Changed(_))), "the consumer asks for more of it");
+    assert_ne!(source.begin(Some(&start.record)).await.unwrap().lineage, start.lineage, "every resync begins anew");
 }
 
 #[tokio::test]
