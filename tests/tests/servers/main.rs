@@ -4,3 +4,4 @@ mod broker;
 mod cache;
 mod rabbitmq;
 mod redis;
+mod sqlite;
