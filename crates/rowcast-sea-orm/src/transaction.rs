@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 /// else, and ignores the pragma for the temporary schema, which has no such setting.
 const PROBE: &str = "PRAGMA temp.synchronous = FULL";
 
-/// What SQLite has answered inside a transaction since 2004.
+/// What SQLite answers inside a transaction.
 const ANSWER_INSIDE: &str = "may not be changed inside a transaction";
 
 /// Whether `db` is inside a transaction.

@@ -1,7 +1,13 @@
 //! The publisher as it is used: its words, where they go, and how it ends.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
+
+use rowcast_testkit::process::Process;
+use rowcast_testkit::wait::until;
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, Statement};
 
 struct Publisher {
     folder: tempfile::TempDir,
@@ -88,4 +94,28 @@ fn a_database_that_cannot_be_opened_is_named() {
     let (code, complaint) = Publisher::new().fails(&["list", "--db", "missing/db.sqlite"]);
     assert_eq!(code, Some(1));
     assert!(complaint.contains("cannot open missing/db.sqlite"), "{complaint}");
+}
+
+#[tokio::test]
+async fn a_publisher_that_is_killed_has_recorded_exactly_what_it_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = users::open(&folder.path().join("db.sqlite")).await.unwrap();
+    for _ in 0..3 {
+        let before = number(&db, "SELECT count(*) FROM users").await;
+        let program = Path::new(env!("CARGO_BIN_EXE_publisher"));
+        let arguments = ["load", "1000000"].map(OsStr::new);
+        let load = Process::start(program, &arguments, &[], folder.path(), &folder.path().join("log")).unwrap();
+        let grown = async || (number(&db, "SELECT count(*) FROM users").await > before).then_some(());
+        until("rows of the load", Duration::from_secs(30), grown).await.unwrap();
+        load.kill().unwrap();
+
+        assert_eq!(number(&db, "SELECT count(*) FROM users WHERE id NOT IN (SELECT v1 FROM rowcast_changelog)").await, 0);
+        assert_eq!(number(&db, "SELECT count(*) FROM rowcast_changelog WHERE v1 NOT IN (SELECT id FROM users)").await, 0);
+        assert_eq!(number(&db, "SELECT count(*) - count(DISTINCT v1) FROM rowcast_changelog").await, 0);
+    }
+}
+
+async fn number(db: &DatabaseConnection, sql: &str) -> i64 {
+    let row = db.query_one_raw(Statement::from_string(DatabaseBackend::Sqlite, sql)).await.unwrap().unwrap();
+    row.try_get_by_index(0).unwrap()
 }
