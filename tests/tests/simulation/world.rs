@@ -184,6 +184,8 @@ impl World {
     }
 
     async fn fault(&mut self) {
+        // Let something gather in the queues for the fault to meet.
+        tokio::time::sleep(self.chance.millis(30)).await;
         let partition =
             Partition { number: 1 + u16::try_from(self.chance.below(usize::from(self.partitions))).unwrap(), of: self.partitions };
         let what = self.chance.below(22);
@@ -191,8 +193,8 @@ impl World {
         match what {
             0 => self.broker.inner.with_queue(partition, |queue| queue.clear()),
             1 => {
-                let at = self.chance.below(16);
-                self.broker.inner.with_queue(partition, |queue| drop(queue.remove(at)));
+                let at = self.chance.below(1 << 16);
+                self.broker.inner.with_queue(partition, |queue| drop(queue.remove(at % queue.len().max(1))));
             }
             2 => {
                 let by = self.chance.below(16);
