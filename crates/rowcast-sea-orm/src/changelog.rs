@@ -1,0 +1,154 @@
+//! The rows of `rowcast_changelog`: one for every change of a row that hooks see.
+//!
+//! A changelog row names a key, in its native type. What the row behind it is now is read when it is shipped, so the order of the
+//! two statements inside their transaction does not matter, only that there is one transaction.
+
+use sea_orm::sea_query::{Alias, Cond, Expr, ExprTrait, Func, JoinType, Query};
+use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, Iterable, PrimaryKeyToColumn, Statement, Value};
+
+use crate::install::missing;
+
+/// How many key columns a changelog row has room for.
+const KEY_COLUMNS: [&str; 4] = ["v1", "v2", "v3", "v4"];
+
+/// Statement time in milliseconds, written as the triggers write it.
+const NOW_MS: &str = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
+
+/// What happened to a row, as the changelog spells it.
+#[derive(Clone, Copy)]
+pub(crate) enum Op {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Op {
+    fn letter(self) -> &'static str {
+        match self {
+            Op::Insert => "I",
+            Op::Update => "U",
+            Op::Delete => "D",
+        }
+    }
+}
+
+/// Who records the changes of a table.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Capture {
+    Hooks,
+    Triggers,
+}
+
+/// Refuses an entity whose changes could not be recorded: before its row is written.
+pub(crate) fn check<E: EntityTrait, C: ConnectionTrait>(db: &C) -> Result<(), DbErr> {
+    let table = table::<E>();
+    let backend = db.get_database_backend();
+    if backend != DatabaseBackend::Sqlite {
+        let message = format!(
+            "{table}: rowcast's hooks write a changelog in SQLite, and this is {}, whose own log rowcast reads; remove \
+             rowcast_sea_orm::hooks! from the entity",
+            backend.as_str()
+        );
+        return Err(DbErr::Custom(message));
+    }
+    if let Some(schema) = E::default().schema_name()
+        && !schema.eq_ignore_ascii_case("main")
+    {
+        let message = format!(
+            "{table}: the table is in the attached database {schema:?}, which cannot share a transaction with the changelog; \
+             open that file as a database of its own, or remove rowcast_sea_orm::hooks! from the entity"
+        );
+        return Err(DbErr::Custom(message));
+    }
+    let columns = E::PrimaryKey::iter().count();
+    if columns == 0 || columns > KEY_COLUMNS.len() {
+        let message = format!(
+            "{table}: the primary key has {columns} columns, and rowcast's changelog has room for 1 to {}; remove \
+             rowcast_sea_orm::hooks! from the entity",
+            KEY_COLUMNS.len()
+        );
+        return Err(DbErr::Custom(message));
+    }
+    Ok(())
+}
+
+/// Writes the changelog row of one change, unless triggers do. `key` holds the primary key's columns in order.
+pub(crate) async fn record<E: EntityTrait, C: ConnectionTrait>(db: &C, op: Op, key: Vec<Value>) -> Result<(), DbErr> {
+    if write::<E, C>(db, op, key.clone()).await? {
+        return Ok(());
+    }
+    match capture::<E, C>(db).await? {
+        Some(Capture::Triggers) => return Ok(()),
+        Some(Capture::Hooks) => {}
+        None => register::<E, C>(db).await?,
+    }
+    if write::<E, C>(db, op, key).await? {
+        return Ok(());
+    }
+    Err(DbErr::Custom(format!(
+        "{}: no changelog row was written, although rowcast_table has the table's changes recorded by hooks",
+        table::<E>()
+    )))
+}
+
+/// Who records the changes of this table; `None` if it was never registered.
+pub(crate) async fn capture<E: EntityTrait, C: ConnectionTrait>(db: &C) -> Result<Option<Capture>, DbErr> {
+    let sql = "SELECT capture FROM rowcast_table WHERE name = ? COLLATE NOCASE";
+    let statement = Statement::from_sql_and_values(DatabaseBackend::Sqlite, sql, [E::default().table_name().into()]);
+    let Some(row) = db.query_one_raw(statement).await.map_err(|error| missing(&table::<E>(), error))? else {
+        return Ok(None);
+    };
+    match row.try_get_by_index::<String>(0)?.as_str() {
+        "hooks" => Ok(Some(Capture::Hooks)),
+        "triggers" => Ok(Some(Capture::Triggers)),
+        other => Err(DbErr::Custom(format!(
+            "{}: rowcast_table says that its changes are recorded by {other:?}, which this version of rowcast-sea-orm does not know",
+            table::<E>()
+        ))),
+    }
+}
+
+/// Whether a row was written. It is not if the table is unregistered or recorded by triggers.
+///
+/// The key is taken from the row itself where there is one: the database may hold it in another type, or in other letters, than
+/// the application named it by (`'7'` in an integer column, `'a'` under NOCASE), and rowcast compares keys byte for byte.
+async fn write<E: EntityTrait, C: ConnectionTrait>(db: &C, op: Op, key: Vec<Value>) -> Result<bool, DbErr> {
+    let [registry, name, number] = ["rowcast_table", "name", "number"].map(Alias::new);
+    let mut columns = vec!["tbl", "op", "at"];
+    let mut same_row = Cond::all();
+    let mut select = Query::select();
+    select.expr(Expr::col((registry.clone(), number))).expr(Expr::val(op.letter())).expr(Expr::cust(NOW_MS));
+    for ((part, value), column) in E::PrimaryKey::iter().zip(key).zip(KEY_COLUMNS) {
+        let part = part.into_column();
+        select.expr(Func::coalesce([Expr::col(part.as_column_ref()), Expr::val(value.clone())]));
+        same_row = same_row.add(part.eq(value));
+        columns.push(column);
+    }
+    select
+        .from(registry.clone())
+        .join(JoinType::LeftJoin, E::default().table_ref(), same_row)
+        .and_where(Expr::col((registry.clone(), name)).eq(Expr::cust_with_values("? COLLATE NOCASE", [E::default().table_name()])))
+        .and_where(Expr::col((registry, Alias::new("capture"))).eq("hooks"));
+    let mut insert = Query::insert();
+    insert.into_table(Alias::new("rowcast_changelog")).columns(columns.into_iter().map(Alias::new));
+    insert.select_from(select).map_err(|error| DbErr::Custom(error.to_string()))?;
+    let written = db.execute(&insert).await.map_err(|error| missing(&table::<E>(), error))?.rows_affected();
+    Ok(written > 0)
+}
+
+/// Gives the table a number, under the name that the database itself has for it.
+async fn register<E: EntityTrait, C: ConnectionTrait>(db: &C) -> Result<(), DbErr> {
+    let sql = "INSERT OR IGNORE INTO rowcast_table(name, capture) \
+               SELECT name, 'hooks' FROM main.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE";
+    let statement = Statement::from_sql_and_values(DatabaseBackend::Sqlite, sql, [E::default().table_name().into()]);
+    if db.execute_raw(statement).await?.rows_affected() == 0 {
+        let message = format!("{}: rowcast records changes of tables, and the database has no table of this name", table::<E>());
+        return Err(DbErr::Custom(message));
+    }
+    Ok(())
+}
+
+/// The entity's table, for errors.
+pub(crate) fn table<E: EntityTrait>() -> String {
+    E::default().table_name().to_owned()
+}
