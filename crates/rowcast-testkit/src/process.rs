@@ -24,7 +24,7 @@ pub struct Process {
 
 /// Runs the program in the background, says its id, waits for the end of its own input and kills the group. The child is the
 /// leader of its group (`set -m`), so a server's own children go too. If the child ends first, its status is kept for
-/// [`Process::wait`].
+/// [`Process::wait`]. A child that is merely stopped has not ended (`wait -f`).
 const GUARDIAN: &str = r#"
 set -m
 exec 3<&0
@@ -34,7 +34,7 @@ echo "$child" >&4
 exec 4>&-
 ( read -r _ <&3; kill -KILL -- "-$child" 2>/dev/null ) >/dev/null 2>&1 &
 watcher=$!
-wait "$child"
+wait -f "$child"
 status=$?
 kill -KILL -- "-$watcher" 2>/dev/null
 exit "$status"
@@ -135,6 +135,32 @@ mod tests {
             end(child);
             assert!(test_kill_process(pid).is_err());
         }
+    }
+
+    #[test]
+    fn a_child_that_is_stopped_stays_so_until_it_is_continued_or_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = sleeper(folder.path());
+        let state = |child: &Process| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+            stat.rsplit_once(") ").unwrap().1.chars().next()
+        };
+        let becomes = |child: &Process, wanted| {
+            crate::wait::until_blocking("the state", std::time::Duration::from_secs(10), || (state(child) == Some(wanted)).then_some(()))
+                .unwrap();
+        };
+        child.signal(Signal::STOP).unwrap();
+        becomes(&child, 'T');
+        // The guardian has had time to take a stop for an end, if it does.
+        let begun = std::time::Instant::now();
+        crate::wait::until_blocking("half a second", std::time::Duration::from_secs(10), || {
+            assert_eq!((child.ended().unwrap(), state(&child)), (None, Some('T')));
+            (begun.elapsed() > std::time::Duration::from_millis(500)).then_some(())
+        })
+        .unwrap();
+        child.signal(Signal::CONT).unwrap();
+        becomes(&child, 'S');
+        child.kill().unwrap();
     }
 
     #[test]

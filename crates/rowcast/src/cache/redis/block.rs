@@ -168,10 +168,13 @@ impl<'b> BlockArguments<'b> {
     }
 }
 
+/// The fields of a hash.
+type Fields = [(String, Vec<u8>)];
+
 /// The puts of a block by what is done for them.
 struct Sorted<'b> {
     strings: Vec<(&'b str, &'b [u8])>,
-    hashes: Vec<(&'b str, &'b [(String, Vec<u8>)])>,
+    hashes: Vec<(&'b str, &'b Fields)>,
     gone: Vec<&'b str>,
 }
 

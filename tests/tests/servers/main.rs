@@ -1,0 +1,4 @@
+//! Tests on real servers.
+
+mod cache;
+mod redis;
