@@ -1,4 +1,6 @@
-//! Tests on real servers.
+//! Everything that runs against real servers, in one binary.
 
+mod broker;
 mod cache;
+mod rabbitmq;
 mod redis;
