@@ -9,6 +9,7 @@ pub mod broker;
 pub mod cache;
 pub mod change;
 pub mod checkpoint;
+pub mod config;
 pub mod consumer;
 pub mod dead_letter;
 pub mod mapping;
