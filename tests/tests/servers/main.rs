@@ -1,6 +1,7 @@
-//! Everything that runs against real servers, in one binary.
+//! Everything that runs against real servers and other programs, in one binary.
 
 mod broker;
 mod cache;
 mod rabbitmq;
 mod redis;
+mod sqlite;

@@ -57,7 +57,7 @@ impl<'d> Reader<'d> {
         let name = self.pipeline();
         // The other sections are checked all the same.
         let pipeline = name.as_deref().unwrap_or("pipeline").to_owned();
-        let source = self.source(&pipeline);
+        let source = self.source();
         let broker = self.broker(&pipeline);
         let cache = self.cache(&pipeline);
         let tables = self.tables();
@@ -98,7 +98,7 @@ impl<'d> Reader<'d> {
         Some(name.value)
     }
 
-    fn source(&mut self, _pipeline: &str) -> Option<(PathBuf, Capture)> {
+    fn source(&mut self) -> Option<(PathBuf, Capture)> {
         const EXAMPLE: &str = r#"url = "sqlite:shop.db""#;
         let section = self.section("source", "[source]", EXAMPLE)?;
         self.document.check_keys(&section, &["url", "capture"], &[]);

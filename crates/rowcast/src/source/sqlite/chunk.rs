@@ -1,0 +1,93 @@
+//! Existing rows of one table, read by primary key.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::value::RawValue;
+
+use super::super::{Chunk, ChunkLimits, Error, ReadRow};
+use super::error::Failure;
+use super::rows::{Lookup, RowReader};
+use super::session::{Session, SessionTable};
+use super::values::{self, Datum};
+use crate::change::{Bound, Image, Position};
+
+impl Session {
+    fn table(&self, table: usize) -> Result<&SessionTable, Failure> {
+        self.tables.get(table).ok_or_else(|| Error::Fatal(format!("there is no table number {table} in this pipeline")).into())
+    }
+
+    /// The rows after a bound, on the snapshot that is open.
+    pub(super) fn read_chunk(&self, table: usize, after: Option<&Bound>, limits: ChunkLimits, as_of: Position) -> Result<Chunk, Failure> {
+        let reader = &self.table(table)?.reader;
+        let read_us = now_us();
+        // One row more than wanted tells whether any follows.
+        let limit = i64::try_from(limits.rows.max(1)).unwrap_or(i64::MAX).saturating_add(1);
+        let mut statement = self.connection.prepare_cached(if after.is_some() { &reader.chunk_after } else { &reader.chunk_first })?;
+        if let Some(after) = after {
+            for (place, value) in read_bound(after, reader)?.iter().enumerate() {
+                statement.raw_bind_parameter(place + 1, value)?;
+            }
+        }
+        statement.raw_bind_parameter(reader.key_width + 1, limit)?;
+        let mut found = statement.raw_query();
+        let mut chunk = Chunk { rows: Vec::new(), upto: after.cloned(), last: true, as_of, read_us };
+        let mut end: Option<Vec<Datum>> = None;
+        let mut bytes = 0;
+        while let Some(row) = found.next()? {
+            if chunk.rows.len() >= limits.rows.max(1) || bytes >= limits.bytes && !chunk.rows.is_empty() {
+                chunk.last = false;
+                break;
+            }
+            let key = reader.key(row)?;
+            let image = reader.image(row)?;
+            let pk = reader.pk(&key);
+            bytes += pk.len() + if let Image::Present { json, .. } = &image { json.len() } else { 0 };
+            chunk.rows.push(ReadRow { pk, image });
+            end = Some(key);
+        }
+        if let Some(key) = end {
+            chunk.upto = Some(bound(&key));
+        }
+        Ok(chunk)
+    }
+
+    /// These rows, on the snapshot that is open.
+    pub(super) fn read_rows(&self, table: usize, pks: &[String], as_of: Position) -> Result<Chunk, Failure> {
+        let reader = &self.table(table)?.reader;
+        let mut chunk = Chunk { rows: Vec::new(), upto: None, last: true, as_of, read_us: now_us() };
+        let mut lookup = Lookup::new(&self.connection, reader)?;
+        for pk in pks {
+            let key = reader.read_pk(pk)?;
+            let found = lookup.by_key(reader, &key)?.filter(|found| found.key == key);
+            let image = found.map(|found| found.image).or_else(|| reader.absent(&key));
+            chunk.rows.extend(image.map(|image| ReadRow { pk: reader.pk(&key), image }));
+        }
+        Ok(chunk)
+    }
+}
+
+/// A key as a JSON array.
+fn bound(key: &[Datum]) -> Bound {
+    let mut json = String::from("[");
+    for (place, value) in key.iter().enumerate() {
+        if place > 0 {
+            json.push(',');
+        }
+        values::push_key_json(&mut json, value.borrowed());
+    }
+    json.push(']');
+    Bound(json.into())
+}
+
+fn read_bound(bound: &Bound, reader: &RowReader) -> Result<Vec<Datum>, Failure> {
+    let raw: Option<Vec<&RawValue>> = serde_json::from_str(&bound.0).ok();
+    let key: Option<Vec<Datum>> = raw.and_then(|raw| raw.into_iter().map(values::read_key_json).collect());
+    // The table may have had another key when the chunk before this one was read: then nothing follows from it.
+    key.filter(|key| key.len() == reader.key_width)
+        .ok_or_else(|| Error::Changed(format!("{} is not a place in the table as it is now; its primary key changed", bound.0)).into())
+}
+
+fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
