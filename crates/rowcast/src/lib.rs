@@ -18,3 +18,4 @@ pub mod publisher;
 pub mod request;
 pub mod source;
 pub mod stop;
+pub mod verify;

@@ -12,7 +12,8 @@ mod text;
 use std::env::VarError;
 use std::path::Path;
 
-pub use finding::{Error, Finding};
+pub use finding::{Error, Finding, Place};
+pub use reader::sqlite_path;
 
 use crate::broker::rabbitmq::RabbitSettings;
 use crate::cache::redis::RedisSettings;

@@ -235,8 +235,8 @@ impl<'d> Reader<'d> {
     }
 }
 
-/// The database file of `sqlite:shop.db`.
-fn sqlite_path(url: &str) -> Result<&str, String> {
+/// The database file of `sqlite:shop.db`; the error is a sentence for the user.
+pub fn sqlite_path(url: &str) -> Result<&str, String> {
     const SERVERS: [&str; 4] = ["postgres:", "postgresql:", "mysql:", "mariadb:"];
     if SERVERS.iter().any(|scheme| url.starts_with(scheme)) {
         return Err("this version of rowcast reads SQLite only; write for instance sqlite:shop.db".to_owned());
