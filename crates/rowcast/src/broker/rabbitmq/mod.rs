@@ -22,6 +22,7 @@ mod link;
 mod outgoing;
 mod publishing;
 mod queue;
+mod removal;
 mod settings;
 mod topology;
 

@@ -106,7 +106,7 @@ impl RedisLink {
         self.typed("TYPE", answer)
     }
 
-    async fn ask(&mut self, command: &Cmd) -> Result<Value, Error> {
+    pub(super) async fn ask(&mut self, command: &Cmd) -> Result<Value, Error> {
         self.connection.ask(command).await.map_err(|fault| self.connection.error(fault))
     }
 
@@ -118,7 +118,7 @@ impl RedisLink {
         })
     }
 
-    fn typed<T: redis::FromRedisValue>(&mut self, command: &str, answer: Value) -> Result<T, Error> {
+    pub(super) fn typed<T: redis::FromRedisValue>(&mut self, command: &str, answer: Value) -> Result<T, Error> {
         from_redis_value(answer).map_err(|_| {
             let fault = self.connection.unexpected(command);
             self.connection.error(fault)
@@ -326,7 +326,7 @@ fn largest(put: &Put) -> usize {
 }
 
 /// Every key that begins with `prefix`, to the letter, as a pattern.
-fn glob(prefix: &str) -> String {
+pub(super) fn glob(prefix: &str) -> String {
     let mut pattern = String::with_capacity(prefix.len() + 1);
     for c in prefix.chars() {
         if matches!(c, '*' | '?' | '[' | ']' | '\\') {

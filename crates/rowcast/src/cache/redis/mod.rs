@@ -16,6 +16,7 @@ mod block;
 mod connection;
 mod fault;
 mod link;
+mod removal;
 mod script;
 mod seen;
 mod stored;

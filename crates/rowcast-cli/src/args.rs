@@ -1,0 +1,64 @@
+//! What was typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use crate::commands::demo::DemoArgs;
+use crate::commands::init::InitArgs;
+use crate::commands::install::InstallArgs;
+use crate::commands::status::StatusArgs;
+
+/// Keeps a Redis cache in step with a SQL database through RabbitMQ: nothing lost, nothing stale.
+#[derive(Debug, Parser)]
+#[command(name = "rowcast", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "\
+Begin with `rowcast demo`. For a database of your own: `rowcast init sqlite:app.db`, then `rowcast install` and `rowcast run`.
+
+Exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 the comparison found differences.")]
+pub struct LowArgs {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = "rowcast.toml")]
+    pub config: PathBuf,
+
+    /// Show each change as it is applied; twice shows what the libraries say, too.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// The form of the log on stderr.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines to read.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show all of it at work, without servers and without a configuration.
+    Demo(DemoArgs),
+    /// Write a configuration for a database.
+    Init(InitArgs),
+    /// Put changelog and triggers into the database.
+    Install(InstallArgs),
+    /// Take changelog and triggers out of the database again.
+    Uninstall,
+    /// Publish and consume in one process.
+    Run,
+    /// Read changes from the database and publish them to the broker.
+    Publish,
+    /// Receive changes from the broker and write them to the cache.
+    Consume,
+    /// Show how far the pipeline is, and what waits where.
+    Status(StatusArgs),
+}

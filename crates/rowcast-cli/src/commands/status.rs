@@ -1,0 +1,215 @@
+//! `rowcast status`: how far the pipeline is, and what waits where.
+//!
+//! Source, broker and cache are asked one by one: what is out of reach is said, the rest is shown.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use clap::Args;
+use rowcast::broker::{Broker, QueueState};
+use rowcast::cache::{Cache, Link};
+use rowcast::change::Partition;
+use rowcast::checkpoint::Checkpoint;
+use rowcast::config::Config;
+use rowcast::source::sqlite::{self, Waiting};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+use crate::numbers::{count, grouped};
+use crate::output::print;
+use crate::pipeline::{AnyBroker, AnyCache, require_servers};
+use crate::{with_broker, with_cache};
+
+/// How to show it.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found, or why nothing was.
+struct Status<'c> {
+    config: &'c Config,
+    source: Result<Option<Waiting>, String>,
+    broker: Result<Vec<QueueState>, String>,
+    cache: Result<CacheState, String>,
+}
+
+struct CacheState {
+    layout: Option<u16>,
+    partitions: Vec<(Partition, Option<Checkpoint>)>,
+}
+
+/// Looks and shows.
+pub async fn run(args: &StatusArgs, config: &Config, path: &Path) -> Result<(), Failure> {
+    require_servers(config, path, "status")?;
+    let broker = AnyBroker::new(&config.broker, config.partitions);
+    let cache = AnyCache::new(&config.cache, &config.pipeline);
+    let status = Status {
+        config,
+        source: sqlite::inspect(&config.source.path).map(|inspection| inspection.changelog).map_err(|error| error.to_string()),
+        broker: with_broker!(&broker, broker => broker.inspect().await).map_err(|error| error.to_string()),
+        cache: with_cache!(&cache, cache => checkpoints(cache, config.partitions).await).map_err(|error| error.to_string()),
+    };
+    if args.json {
+        print(&format!("{}\n", status.json()))?;
+    } else {
+        print(&status.text())?;
+    }
+    let failed = status.source.is_err() || status.broker.is_err() || status.cache.is_err();
+    if failed { Err(Failure::Incomplete) } else { Ok(()) }
+}
+
+async fn checkpoints<C: Cache>(cache: &C, configured: u16) -> Result<CacheState, rowcast::cache::Error> {
+    let mut link = cache.connect().await?;
+    let layout = link.layout().await?;
+    let mut partitions = Vec::new();
+    for partition in Partition::all(layout.unwrap_or(configured)) {
+        partitions.push((partition, link.load(partition).await?.map(|stored| stored.checkpoint)));
+    }
+    Ok(CacheState { layout, partitions })
+}
+
+impl Status<'_> {
+    /// How many changelog rows the partition is behind; `None` where it follows another history or nothing is known.
+    fn behind(&self, checkpoint: &Checkpoint) -> Option<u64> {
+        let Ok(Some(changelog)) = &self.source else { return None };
+        (*checkpoint.lineage.0 == *changelog.lineage).then(|| changelog.newest.saturating_sub(checkpoint.position.0))
+    }
+
+    fn queue(&self, partition: Partition) -> Option<&QueueState> {
+        let end = format!(".{partition}");
+        self.broker.as_ref().ok()?.iter().find(|queue| queue.name.ends_with(&end))
+    }
+
+    /// Queues that belong to no partition.
+    fn other_queues(&self) -> impl Iterator<Item = &QueueState> {
+        let partitions: Vec<String> = Partition::all(self.config.partitions).map(|partition| format!(".{partition}")).collect();
+        let is_partition = move |queue: &&QueueState| !partitions.iter().any(|end| queue.name.ends_with(end));
+        self.broker.iter().flatten().filter(is_partition)
+    }
+
+    fn text(&self) -> String {
+        let mut text =
+            format!("pipeline {}, {}\n\n", self.config.pipeline, count(self.config.partitions.into(), "partition", "partitions"));
+        // Writing to a String cannot fail.
+        self.write_text(&mut text).expect("a String takes every write");
+        text
+    }
+
+    fn write_text(&self, text: &mut String) -> std::fmt::Result {
+        match &self.source {
+            Err(error) => writeln!(text, "source  {error}")?,
+            Ok(None) => writeln!(text, "source  nothing is installed in {}; run `rowcast install`", self.config.source.path.display())?,
+            Ok(Some(waiting)) => {
+                writeln!(
+                    text,
+                    "source  {} not yet confirmed by the broker",
+                    count(waiting.rows, "changelog row is", "changelog rows are")
+                )?;
+                writeln!(text, "        newest {}, lineage {}", grouped(waiting.newest), waiting.lineage)?;
+            }
+        }
+        match &self.broker {
+            Err(error) => writeln!(text, "broker  {error}")?,
+            Ok(_) => {
+                let others: Vec<String> = self.other_queues().map(queue_text).collect();
+                writeln!(text, "broker  {}", if others.is_empty() { "no other queues".to_owned() } else { others.join("\n        ") })?;
+            }
+        }
+        match &self.cache {
+            Err(error) => writeln!(text, "cache   {error}")?,
+            Ok(state) => match state.layout {
+                None => writeln!(text, "cache   no consumer of this pipeline has ever written here")?,
+                Some(of) if of != self.config.partitions => {
+                    writeln!(
+                        text,
+                        "cache   {of} partitions are in force, {} are configured; the next consumer to start changes that",
+                        self.config.partitions
+                    )?;
+                }
+                Some(of) => writeln!(text, "cache   {of} partitions are in force")?,
+            },
+        }
+        writeln!(text, "\n{:<12} {:<26} {:>10} {:>10} {:>10}  resyncs", "partition", "position", "behind", "in queue", "consumers")?;
+        let unknown = || Partition::all(self.config.partitions).map(|partition| (partition, None)).collect();
+        let partitions: Vec<(Partition, Option<&Checkpoint>)> = match &self.cache {
+            Ok(state) => state.partitions.iter().map(|(partition, checkpoint)| (*partition, checkpoint.as_ref())).collect(),
+            Err(_) => unknown(),
+        };
+        for (partition, checkpoint) in partitions {
+            let position = checkpoint.map_or("-".to_owned(), |checkpoint| checkpoint.position.to_string());
+            let behind = checkpoint.and_then(|checkpoint| self.behind(checkpoint)).map_or("-".to_owned(), grouped);
+            let queue = self.queue(partition);
+            let depth = queue.and_then(|queue| queue.depth).map_or("-".to_owned(), grouped);
+            let consumers = queue.map_or("-".to_owned(), |queue| grouped(queue.consumers));
+            let resyncs = checkpoint.map_or("-".to_owned(), resyncs_text);
+            writeln!(text, "{:<12} {position:<26} {behind:>10} {depth:>10} {consumers:>10}  {resyncs}", partition.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn json(&self) -> Value {
+        let source = match &self.source {
+            Err(error) => json!({ "error": error }),
+            Ok(None) => json!({ "installed": false }),
+            Ok(Some(waiting)) => json!({
+                "installed": true, "lineage": waiting.lineage, "waiting": waiting.rows, "newest": waiting.newest, "confirmed": waiting.forgotten,
+            }),
+        };
+        let broker = match &self.broker {
+            Err(error) => json!({ "error": error }),
+            Ok(queues) => {
+                let queue = |queue: &QueueState| json!({ "name": queue.name, "depth": queue.depth, "consumers": queue.consumers });
+                json!({ "queues": queues.iter().map(queue).collect::<Vec<_>>() })
+            }
+        };
+        let cache = match &self.cache {
+            Err(error) => json!({ "error": error }),
+            Ok(state) => {
+                let partitions: Vec<Value> =
+                    state.partitions.iter().map(|(partition, checkpoint)| self.partition_json(*partition, checkpoint.as_ref())).collect();
+                json!({ "layout": state.layout, "partitions": partitions })
+            }
+        };
+        json!({ "pipeline": self.config.pipeline, "partitions": self.config.partitions, "source": source, "broker": broker, "cache": cache })
+    }
+
+    fn partition_json(&self, partition: Partition, checkpoint: Option<&Checkpoint>) -> Value {
+        let Some(checkpoint) = checkpoint else { return json!({ "partition": partition.to_string(), "position": null }) };
+        let resyncs: Vec<Value> = checkpoint
+            .resyncs
+            .iter()
+            .map(|(table, resync)| {
+                json!({ "table": table, "run": resync.run, "upto": resync.upto, "sweeping": resync.sweeping, "keys": resync.seen / 8 })
+            })
+            .collect();
+        json!({
+            "partition": partition.to_string(),
+            "lineage": checkpoint.lineage,
+            "position": checkpoint.position.to_string(),
+            "behind": self.behind(checkpoint),
+            "resyncs": resyncs,
+        })
+    }
+}
+
+fn queue_text(queue: &QueueState) -> String {
+    match queue.depth {
+        None => format!("{} does not exist", queue.name),
+        Some(depth) => format!("{}: {}", queue.name, count(depth, "message", "messages")),
+    }
+}
+
+fn resyncs_text(checkpoint: &Checkpoint) -> String {
+    let resync = |(table, resync): (&rowcast::change::Table, &rowcast::checkpoint::Resync)| {
+        let keys = count(resync.seen / 8, "key", "keys");
+        match (&resync.upto, resync.sweeping) {
+            (_, true) => format!("{table}: all read, {keys}; removing what has no row"),
+            (Some(upto), false) => format!("{table}: read up to {}, {keys}", upto.0),
+            (None, false) => format!("{table}: waiting for its first rows"),
+        }
+    };
+    if checkpoint.resyncs.is_empty() { "none".to_owned() } else { checkpoint.resyncs.iter().map(resync).collect::<Vec<_>>().join("; ") }
+}

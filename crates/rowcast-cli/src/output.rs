@@ -1,0 +1,12 @@
+//! Standard output, which belongs to data.
+
+use std::io::{ErrorKind, Write};
+
+/// Prints to stdout, without colours where nobody would see them. A reader that has gone has read enough.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(anyhow::Error::from(error).context("cannot write to standard output")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,258 @@
+//! From the text to a [`Config`]: section by section, all of them even if one is wrong.
+
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::document::{Document, Section, hint};
+use super::finding::Error;
+use super::text::{Environment, Text};
+use super::{BrokerConfig, CacheConfig, Config};
+use crate::broker::rabbitmq::{QueueType, RabbitSettings};
+use crate::cache::redis::RedisSettings;
+use crate::mapping::{ColumnType, Shape, TableSettings, Template};
+use crate::source::sqlite::{Capture, SqliteSettings};
+
+/// Enough for every pipeline: each partition has a queue and a worker of its own.
+const PARTITIONS_MAX: i64 = 1024;
+
+/// How many partitions there are if nothing is said.
+const PARTITIONS: u16 = 4;
+
+/// The longest name of a pipeline: it becomes part of the names of queues and keys.
+const NAME_BYTES_MAX: usize = 100;
+
+/// Reads and checks the whole file.
+pub(super) fn read(text: &str, path: &Path, environment: Environment<'_>) -> Result<Config, Error> {
+    let mut document = Document::new(path.display().to_string(), text);
+    let root = match DeTable::parse(text) {
+        Ok(root) => root.into_inner(),
+        Err(error) => {
+            let span = error.span().unwrap_or(0..0);
+            document.wrong(span, format!("this is not TOML: {}", error.message()));
+            document.finish()?;
+            unreachable!("a finding was just made");
+        }
+    };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut reader = Reader { document, root: &root, folder, environment };
+    let config = reader.config();
+    reader.document.finish()?;
+    Ok(config.expect("what cannot be made definite is a finding"))
+}
+
+struct Reader<'d> {
+    document: Document<'d>,
+    root: &'d DeTable<'d>,
+    /// Where relative paths begin.
+    folder: &'d Path,
+    environment: Environment<'d>,
+}
+
+impl<'d> Reader<'d> {
+    fn config(&mut self) -> Option<Config> {
+        let root = Section { name: "the file", place: 0..0, table: self.root };
+        self.document.check_keys(&root, &["pipeline", "source", "broker", "cache", "table"], &[]);
+        let name = self.pipeline();
+        // The other sections are checked all the same.
+        let pipeline = name.as_deref().unwrap_or("pipeline").to_owned();
+        let source = self.source();
+        let broker = self.broker(&pipeline);
+        let cache = self.cache(&pipeline);
+        let tables = self.tables();
+        let (partitions, broker) = broker?;
+        let (path, capture) = source?;
+        let source = SqliteSettings { tables, capture, ..SqliteSettings::new(path, &name?) };
+        Some(Config { pipeline, partitions, source, broker, cache: cache? })
+    }
+
+    fn section(&mut self, key: &str, name: &'static str, example: &str) -> Option<Section<'d>> {
+        let Some((written, value)) = self.root.get_key_value(key) else {
+            self.document.missing(format!("{name} is missing; write for instance\n\n{name}\n{example}"));
+            return None;
+        };
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Section { name, place: written.span(), table }),
+            _ => {
+                self.document.wrong_type(key, value, &format!("a table, which begins with {name}"));
+                None
+            }
+        }
+    }
+
+    fn pipeline(&mut self) -> Option<String> {
+        let section = self.section("pipeline", "[pipeline]", r#"name = "shop""#)?;
+        self.document.check_keys(&section, &["name"], &[]);
+        let name = self.document.required(&section, "name", r#"name = "shop""#, self.environment)?;
+        let possible = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.value.is_empty() || name.value.len() > NAME_BYTES_MAX || !name.value.chars().all(possible) {
+            let message = format!(
+                "{} cannot be a pipeline's name: it becomes part of the names of queues and keys, and has 1 to {NAME_BYTES_MAX} letters, \
+                 digits, - and _",
+                name.shown()
+            );
+            self.document.wrong(name.span, message);
+            return None;
+        }
+        Some(name.value)
+    }
+
+    fn source(&mut self) -> Option<(PathBuf, Capture)> {
+        const EXAMPLE: &str = r#"url = "sqlite:shop.db""#;
+        let section = self.section("source", "[source]", EXAMPLE)?;
+        self.document.check_keys(&section, &["url", "capture"], &[]);
+        let capture = self.choice(&section, "capture", &[("triggers", Capture::Triggers), ("hooks", Capture::Hooks)], Capture::Triggers);
+        let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
+        match sqlite_path(&url.value) {
+            Ok(path) => Some((self.folder.join(path), capture?)),
+            Err(message) => {
+                self.document.wrong(url.span, message);
+                None
+            }
+        }
+    }
+
+    fn broker(&mut self, pipeline: &str) -> Option<(u16, BrokerConfig)> {
+        const EXAMPLE: &str = r#"url = "amqp://localhost""#;
+        let section = self.section("broker", "[broker]", EXAMPLE)?;
+        self.document.check_keys(&section, &["url", "partitions", "queue"], &[]);
+        let queue = self.choice(&section, "queue", &[("quorum", QueueType::Quorum), ("classic", QueueType::Classic)], QueueType::Quorum);
+        let partitions = match section.table.contains_key("partitions") {
+            true => self.document.number(&section, "partitions", 1..PARTITIONS_MAX + 1).and_then(|number| u16::try_from(number).ok()),
+            false => Some(PARTITIONS),
+        };
+        let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
+        if url.value == "memory:" {
+            return Some((partitions?, BrokerConfig::Memory));
+        }
+        match RabbitSettings::new(&url.value, pipeline, partitions.unwrap_or(PARTITIONS), queue.unwrap_or_default()) {
+            Ok(settings) => Some((partitions?, BrokerConfig::Rabbit(settings))),
+            Err(error) => {
+                self.document.wrong(url.span, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn cache(&mut self, pipeline: &str) -> Option<CacheConfig> {
+        const EXAMPLE: &str = r#"url = "redis://localhost""#;
+        let section = self.section("cache", "[cache]", EXAMPLE)?;
+        self.document.check_keys(&section, &["url"], &[]);
+        let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
+        if url.value == "memory:" {
+            return Some(CacheConfig::Memory);
+        }
+        match RedisSettings::new(&url.value, pipeline) {
+            Ok(settings) => Some(CacheConfig::Redis(settings)),
+            Err(error) => {
+                self.document.wrong(url.span, error.to_string());
+                None
+            }
+        }
+    }
+
+    fn tables(&mut self) -> Vec<TableSettings> {
+        let Some(value) = self.root.get("table") else {
+            self.document.missing("no table is named; write for instance\n\n[[table]]\nname = \"users\"".to_owned());
+            return Vec::new();
+        };
+        let elements = match value.get_ref() {
+            DeValue::Array(elements) => elements,
+            DeValue::Table(_) => {
+                self.document.wrong(value.span(), "a table is written [[table]], with two brackets on each side".to_owned());
+                return Vec::new();
+            }
+            _ => {
+                self.document.wrong_type("table", value, "written [[table]]");
+                return Vec::new();
+            }
+        };
+        let mut tables: Vec<TableSettings> = Vec::new();
+        for element in elements.iter() {
+            if let Some((name, table)) = self.table(element) {
+                if tables.iter().any(|other| other.name.eq_ignore_ascii_case(&table.name)) {
+                    self.document.wrong(name.span.clone(), format!("the table {} is already there; name each table once", name.shown()));
+                }
+                tables.push(table);
+            }
+        }
+        tables
+    }
+
+    fn table(&mut self, element: &'d Spanned<DeValue<'d>>) -> Option<(Text, TableSettings)> {
+        let DeValue::Table(table) = element.get_ref() else {
+            self.document.wrong_type("table", element, "written [[table]]");
+            return None;
+        };
+        let section = Section { name: "[[table]]", place: element.span(), table };
+        self.document.check_keys(&section, &["name", "key", "value", "columns"], &["where", "ttl", "on_change"]);
+        let shape = self.choice(&section, "value", &[("json", Shape::Json), ("hash", Shape::Hash)], Shape::Json);
+        let key = self.document.text(&section, "key", self.environment);
+        if let Some(key) = &key {
+            // Which columns there are, and of which type, only the database knows; a whole number is possible everywhere.
+            if let Err(error) = Template::configured(&key.value, |_| Some(ColumnType::Integer)) {
+                self.document.wrong(key.span.clone(), error.to_string());
+            }
+        }
+        let columns = self.columns(&section);
+        let name = self.document.required(&section, "name", r#"name = "users""#, self.environment)?;
+        if name.value.is_empty() {
+            self.document.wrong(name.span.clone(), "`name` is empty; write the table's name as the database spells it".to_owned());
+        }
+        let settings = TableSettings { name: name.value.clone(), key: key.map(|key| key.value), shape: shape?, columns };
+        Some((name, settings))
+    }
+
+    fn columns(&mut self, section: &Section<'d>) -> Option<Vec<String>> {
+        let columns = self.document.texts(section, "columns", self.environment)?;
+        if columns.is_empty() {
+            let place = section.table.get("columns").map_or(section.place.clone(), Spanned::span);
+            self.document.wrong(place, "`columns` is empty; leave it out to cache every column".to_owned());
+        }
+        for (index, column) in columns.iter().enumerate() {
+            if columns[..index].iter().any(|other| other.value == column.value) {
+                self.document.wrong(column.span.clone(), format!("the column {} is named twice", column.shown()));
+            }
+        }
+        Some(columns.into_iter().map(|column| column.value).collect())
+    }
+
+    /// One of a few words; `default` where nothing is said.
+    fn choice<T: Copy>(&mut self, section: &Section<'d>, key: &str, words: &[(&str, T)], default: T) -> Option<T> {
+        if !section.table.contains_key(key) {
+            return Some(default);
+        }
+        let text = self.document.text(section, key, self.environment)?;
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.value) {
+            return Some(*meaning);
+        }
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+        let near = if text.literal { hint(&text.value, &words) } else { String::new() };
+        self.document.wrong(text.span.clone(), format!("`{key}` is {}, not {}{near}", quoted.join(" or "), text.shown()));
+        None
+    }
+}
+
+/// The database file of `sqlite:shop.db`; the error is a sentence for the user.
+pub fn sqlite_path(url: &str) -> Result<&str, String> {
+    const SERVERS: [&str; 4] = ["postgres:", "postgresql:", "mysql:", "mariadb:"];
+    if SERVERS.iter().any(|scheme| url.starts_with(scheme)) {
+        return Err("this version of rowcast reads SQLite only; write for instance sqlite:shop.db".to_owned());
+    }
+    let Some(path) = url.strip_prefix("sqlite:") else {
+        return Err("the source's URL is sqlite: and the path of the database file, for instance sqlite:shop.db".to_owned());
+    };
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() {
+        return Err("the source's URL names no file; write for instance sqlite:shop.db".to_owned());
+    }
+    if path.contains(":memory:") {
+        return Err("a SQLite database in memory can be read by nobody but its own program; name a file".to_owned());
+    }
+    if path.contains('?') {
+        return Err("the source's URL is sqlite: and the path of the database file, without a ? and what follows it".to_owned());
+    }
+    Ok(path)
+}
