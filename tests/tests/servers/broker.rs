@@ -147,10 +147,11 @@ pub async fn a_second_consumer_stands_by_and_takes_over_in_order<B: Broker>(brok
         } else {
             active.leave().await.unwrap();
         }
-        for number in 6..=100 {
-            let delivery = receive(&mut standby, 1).await.remove(0);
-            assert_eq!(numbers(std::slice::from_ref(&delivery)), [number]);
-            standby.ack(delivery.tag).await.unwrap();
+        // A few acks only: a quorum queue's channel that is 32 of them behind keeps back the rest, and loses them when it closes.
+        for first in [6, 44, 82] {
+            let deliveries = receive(&mut standby, 38.min(101 - first)).await;
+            assert_eq!(numbers(&deliveries), Vec::from_iter(first..first + deliveries.len()));
+            standby.ack(deliveries[deliveries.len() - 1].tag).await.unwrap();
         }
         standby.leave().await.unwrap();
         depth(&broker, "1of2", Some(0)).await;
