@@ -20,6 +20,9 @@ const TRIM_ROWS: i64 = 5000;
 /// How long fewer than that may wait.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 
+/// The page cache: negative means KiB to SQLite.
+const CACHE_KIB: i64 = -8192;
+
 /// A table of the pipeline, in the order of the settings.
 #[derive(Debug)]
 pub(super) struct SessionTable {
@@ -74,8 +77,7 @@ impl Session {
     pub(super) fn begin(settings: &SqliteSettings, record: Option<&PositionRecord>) -> Result<(Session, Start), Failure> {
         let path = &settings.path;
         let (mut connection, file) = open_this_file(path)?;
-        // What is written here may be lost in a power cut without harm: it is then written again.
-        patiently(settings.busy_timeout, || Ok(connection.pragma_update(None, "synchronous", "NORMAL")?))?;
+        patiently(settings.busy_timeout, || Ok(set_up(&connection)?))?;
         let opened = install::writing(&mut connection, settings.busy_timeout, |transaction| open_history(transaction, settings, record))?;
         let start = Start {
             lineage: opened.lineage.clone(),
@@ -241,6 +243,14 @@ fn open_this_file(path: &Path) -> Result<(Connection, FileId), Failure> {
         }
     }
     Err(Error::Busy(format!("{} is being replaced again and again", path.display())).into())
+}
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    // What is written here may be lost in a power cut without harm: it is then written again.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // Caches share one budget per process here, and an idle connection of the application may hold all that is usual: then
+    // every page would be read from the file again and again.
+    connection.pragma_update(None, "cache_size", CACHE_KIB)
 }
 
 fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record: Option<&PositionRecord>) -> Result<Opened, Failure> {
