@@ -331,6 +331,7 @@ async fn what_is_flushed_or_removed_under_a_running_consumer_refuses_its_next_bl
     let piece = |n: &str| format!("rowcast:{{shop}}:seen:1of2:users:{run}{n}");
     for (name, bytes) in [("", 24), (":1", 24), (":2", 8)] {
         assert_eq!(server.query::<u64>(&["STRLEN", &piece(name)]).await.unwrap(), bytes);
+        assert!(server.query::<i64>(&["TTL", &piece(name)]).await.unwrap() > 0, "should the checkpoint be lost, the log goes by itself");
     }
     let mut next = block(P1, Some(&version), 3, &[("user:2", text("2"))]);
     next.seen = vec![seen(56, 1)];

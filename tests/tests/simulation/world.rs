@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 struct Watch {
     /// The newest version of each key, and how often the source itself had gone back by then.
     newest: BTreeMap<String, (u64, i64)>,
+    /// The lineage that each partition followed last.
+    lineages: BTreeMap<Partition, u64>,
     violation: Option<String>,
 }
 
@@ -328,6 +330,12 @@ impl World {
 impl Watch {
     fn see(&mut self, applied: &Applied<'_>, database: &Database) {
         let epoch = database.state().epochs.get(&*applied.lineage.0).copied().unwrap_or(0);
+        let lineage = applied.lineage.0.rsplit(':').next().and_then(|number| number.parse().ok()).unwrap();
+        if self.lineages.insert(applied.partition, lineage).is_some_and(|before| lineage < before) {
+            // A copy out of an abandoned lineage brings that one back. No broker does this (the exclusive queue is held until the
+            // old connection's last message was read), but it must heal all the same.
+            self.newest.clear();
+        }
         for write in applied.writes {
             let version = match write.value {
                 Value::Row(row, _) => row.get().split("\"v\":").nth(1).and_then(|rest| rest.trim_end_matches('}').parse().ok()).unwrap(),

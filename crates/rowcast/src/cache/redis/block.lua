@@ -22,6 +22,8 @@ end
 
 for _ = 1, appended do
   redis.call('APPEND', ARGV[at], ARGV[at + 1])
+  -- Should the checkpoint be lost, nobody would know of the log any more. One that is lost too early only costs a fresh run.
+  redis.call('EXPIRE', ARGV[at], 604800)
   at = at + 2
 end
 for _ = 1, forgotten do
