@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 
 use crate::cache::{self, Cached, Link, Put};
 use crate::change::KeyHash;
-use crate::consumer::{is_own, shaped};
 use crate::mapping::{Mapped, MappedTable, Shape};
 use crate::source::{self, ChunkLimits, Source};
 
@@ -109,7 +108,7 @@ async fn compare_rows<S: Source, L: Link>(
             match table.map(&row.image) {
                 Mapped::Put { key, row } => {
                     let row: &RawValue = serde_json::from_str(row).expect("a source renders rows as JSON");
-                    expected.push((key, shaped(row, table.descriptor.shape)));
+                    expected.push((key, Put::of_row(row, table.descriptor.shape)));
                 }
                 Mapped::Remove { .. } | Mapped::Nothing | Mapped::Dead { .. } => comparison.unmappable += 1,
             }
@@ -164,7 +163,7 @@ async fn find_orphans<L: Link>(
         found.retain(|key| !with_row.contains(&KeyHash::of(key)) && keys.template.parse(key).is_some());
         let values = if found.is_empty() { Vec::new() } else { link.values(&found).await? };
         for (key, value) in found.iter().zip(values) {
-            if value.is_some_and(|value| is_own(keys, key, &value)) && counted.insert(KeyHash::of(key)) {
+            if value.is_some_and(|value| value.is_own(keys, key)) && counted.insert(KeyHash::of(key)) {
                 comparison.differs(Class::Orphan, key);
             }
         }

@@ -13,6 +13,7 @@ mod layout;
 pub mod memory;
 mod names;
 pub mod redis;
+mod value;
 
 /// A fresh id with every block; what compare-and-set compares.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -2,13 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde_json::value::RawValue;
-
 use crate::batch::Batch;
 use crate::cache::{Block, Put, SeenAppend, Stored, Version};
 use crate::change::{Partition, Run, Table};
 use crate::checkpoint::{Checkpoint, Opened, Seen, Value, Write, decide};
-use crate::mapping::{Fields, Shape, plain};
 
 /// A block in the making.
 #[derive(Debug)]
@@ -134,21 +131,7 @@ pub fn block(
 fn put(write: &Write<'_>, refused: &BTreeSet<String>) -> Put {
     match write.value {
         Value::Row(..) if refused.contains(write.key) => Put::Gone,
-        Value::Row(row, shape) => shaped(row, shape),
+        Value::Row(row, shape) => Put::of_row(row, shape),
         Value::Gone => Put::Gone,
-    }
-}
-
-/// A row in the form in which it stands in the cache.
-pub(crate) fn shaped(row: &RawValue, shape: Shape) -> Put {
-    match shape {
-        Shape::Json => Put::Text(row.get().as_bytes().to_vec()),
-        Shape::Hash => {
-            let fields = Fields::of(row.get()).map(|fields| fields.0).unwrap_or_default();
-            let fields: Vec<_> =
-                fields.into_iter().filter_map(|(name, value)| Some((name.into_owned(), plain(value)?.into_owned().into_bytes()))).collect();
-            // Redis knows no empty hash.
-            if fields.is_empty() { Put::Gone } else { Put::Hash(fields) }
-        }
     }
 }

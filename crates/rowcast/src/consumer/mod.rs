@@ -15,8 +15,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use ulid::Ulid;
 
-pub(crate) use fold::shaped;
-pub(crate) use sweep::is_own;
 pub use worker::Applied;
 
 use crate::backoff::Backoff;

@@ -4,13 +4,11 @@
 //! It runs beside the stream, by the same consumer, so that a key is unseen in the very transaction that removes it. All that is in
 //! memory here is thrown away with the connection or after a refused block.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
-use crate::cache::Cached;
 use crate::change::{KeyHash, Partition, Run, Table};
 use crate::checkpoint::{Checkpoint, Seen};
-use crate::mapping::{Fields, Keys};
+use crate::mapping::Keys;
 
 /// The keys that were written since a resync began.
 #[derive(Debug)]
@@ -96,21 +94,6 @@ impl Sweep {
     }
 }
 
-/// Whether the value under `key` says that it was written under `keys`.
-pub fn is_own(keys: &Keys, key: &str, value: &Cached) -> bool {
-    match value {
-        Cached::Text(bytes) => {
-            let fields = std::str::from_utf8(bytes).ok().and_then(Fields::of);
-            keys.own(key, |column| fields.as_ref().and_then(|fields| fields.plain(column)))
-        }
-        Cached::Hash(fields) => {
-            keys.own(key, |column| fields.get(column).and_then(|value| std::str::from_utf8(value).ok()).map(Cow::Borrowed))
-        }
-        // rowcast writes strings and hashes only.
-        Cached::Other(_) => false,
-    }
-}
-
 fn all_keys<'c>(checkpoint: &'c Checkpoint, table: &Table) -> impl Iterator<Item = &'c Keys> {
     let current = checkpoint.mappings.get(table).map(|mapping| &mapping.keys);
     current.into_iter().chain(checkpoint.old_keys.get(table).into_iter().flatten())
@@ -193,14 +176,5 @@ mod tests {
     fn the_scan_is_as_narrow_as_the_templates_allow() {
         let state = checkpoint(&[("t", "shop:t:{id:integer}"), ("u", "shop:u:{id:integer}")], &[], &["t", "u"]);
         assert_eq!(sweep(&state, &[]).prefix(), "shop:");
-    }
-
-    #[test]
-    fn the_value_has_the_last_word() {
-        let keys: Keys = "t:{id:integer}".parse().unwrap();
-        assert!(is_own(&keys, "t:1", &Cached::Text(br#"{"id":1}"#.to_vec())));
-        assert!(!is_own(&keys, "t:1", &Cached::Text(b"hello".to_vec())));
-        assert!(is_own(&keys, "t:1", &Cached::Hash([("id".to_owned(), b"1".to_vec())].into())));
-        assert!(!is_own(&keys, "t:1", &Cached::Other("list".to_owned())));
     }
 }

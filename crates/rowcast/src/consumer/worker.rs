@@ -11,7 +11,7 @@ use ulid::Ulid;
 use super::askings::Askings;
 use super::fold::{self, Fold, Folded};
 use super::inbox::Inbox;
-use super::sweep::{Sweep, is_own};
+use super::sweep::Sweep;
 use super::{Consumer, Error, fresh_run};
 use crate::backoff::Backoff;
 use crate::batch::{Batch, DecodeError};
@@ -388,7 +388,7 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
         let names: Vec<String> = candidates.iter().map(|(key, _)| key.clone()).collect();
         let values = if names.is_empty() { Vec::new() } else { self.link.values(&names).await? };
         assert_eq!(values.len(), names.len(), "the cache answers for every key");
-        let own = candidates.iter().zip(values).filter(|((key, keys), value)| value.as_ref().is_some_and(|value| is_own(keys, key, value)));
+        let own = candidates.iter().zip(values).filter(|((key, keys), value)| value.as_ref().is_some_and(|value| value.is_own(keys, key)));
         let mut puts: Vec<(String, Put)> = own.map(|((key, _), _)| (key.clone(), Put::Gone)).collect();
         // SCAN may return a key twice.
         puts.sort_by(|left, right| left.0.cmp(&right.0));
