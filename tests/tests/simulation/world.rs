@@ -7,7 +7,7 @@ use std::time::Duration;
 use rowcast::broker::memory::MemoryBroker;
 use rowcast::cache::memory::{Contents, MemoryCache};
 use rowcast::cache::{Cache, Cached, Link};
-use rowcast::change::Partition;
+use rowcast::change::{Op, Partition};
 use rowcast::checkpoint::Value;
 use rowcast::consumer::{self, Applied, Consumer};
 use rowcast::meter::Meter;
@@ -341,7 +341,11 @@ impl Watch {
                 Value::Row(row, _) => row.get().split("\"v\":").nth(1).and_then(|rest| rest.trim_end_matches('}').parse().ok()).unwrap(),
                 Value::Gone => write.committed_us,
             };
-            let before = self.newest.insert(write.key.to_owned(), (epoch, version));
+            let before = self.newest.get(write.key).copied();
+            // A row that was read and found absent went at some time before: its version is only the latest possible one.
+            if !(matches!(write.value, Value::Gone) && write.op == Op::Read) {
+                self.newest.insert(write.key.to_owned(), (epoch, version));
+            }
             if let Some((_, newest)) = before.filter(|(before, newest)| *before == epoch && version < *newest) {
                 self.violation = Some(format!("{} went back from {newest} to {version} ({:?})", write.key, write.op));
             }
