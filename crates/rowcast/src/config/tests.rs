@@ -414,9 +414,7 @@ fn every_fault_is_named_at_once_in_the_order_of_the_file() {
 #[test]
 fn a_file_that_is_not_there_is_named_with_the_way_to_one() {
     let error = Config::read(Path::new("/no/such/rowcast.toml")).unwrap_err();
-    insta::assert_snapshot!(error, @r#"
-    there is no configuration file /no/such/rowcast.toml; write one with `rowcast init sqlite:app.db`, or name yours with --config
-    "#);
+    insta::assert_snapshot!(error, @"there is no configuration file /no/such/rowcast.toml; write one with `rowcast init sqlite:app.db`, or name yours with --config");
 }
 
 proptest::proptest! {

@@ -89,7 +89,7 @@ pub async fn run(args: DemoArgs, screen: &Screen) -> Result<(), Failure> {
     let stage = Stage::new(&args, folder.path())?;
     stage.look_for_servers().await?;
     let story = Story::new(args.json);
-    story.opening(&stage, args.broker.is_some(), args.cache.is_some())?;
+    story.opening(&stage)?;
     let performed = with_broker!(stage.broker.clone(), broker => with_cache!(stage.cache.clone(), cache => {
         perform(&stage, broker, cache, args.rows, &story, screen, signals).await
     }));
