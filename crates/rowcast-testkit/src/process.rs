@@ -9,9 +9,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+/// Below the ports that the system gives to outgoing connections. Whoever polls such a port until a server listens may
+/// otherwise be connected to itself, and so take the port from the server.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+
 /// A free TCP port on loopback. Somebody else may take it before the server does, so starting a server is worth a second try.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    (0..100)
+        .map(|_| rand::random_range(PORTS))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("a hundred ports are all taken")
 }
 
 /// A child in a process group of its own, which a small guardian kills as soon as the test's end of a pipe is closed: by

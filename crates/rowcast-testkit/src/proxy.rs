@@ -1,7 +1,7 @@
 //! A TCP proxy on loopback with faults: cut, cut in the middle, stall as a half-open connection does, refuse.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,6 +53,7 @@ pub struct Proxy {
     port: u16,
     mode: watch::Sender<Mode>,
     forwarded: Arc<Mutex<[u64; 2]>>,
+    open: Arc<()>,
     _tasks: JoinSet<()>,
 }
 
@@ -64,8 +65,10 @@ impl Proxy {
         let (mode, watched) = watch::channel(Mode::default());
         let forwarded = Arc::default();
         let mut tasks = JoinSet::new();
-        tasks.spawn(listen(listener, address, server, mode.clone(), watched, Arc::clone(&forwarded)));
-        Ok(Proxy { port: address.port(), mode, forwarded, _tasks: tasks })
+        let open = Arc::new(());
+        let shared = Shared { mode: mode.clone(), forwarded: Arc::clone(&forwarded), open: Arc::downgrade(&open) };
+        tasks.spawn(listen(listener, address, server, watched, shared));
+        Ok(Proxy { port: address.port(), mode, forwarded, open, _tasks: tasks })
     }
 
     /// Where it listens.
@@ -102,20 +105,27 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.refusing = true);
     }
 
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        Arc::strong_count(&self.open) - 1
+    }
+
     /// How many bytes have gone by in this direction.
     pub fn forwarded(&self, direction: Direction) -> u64 {
         self.forwarded.lock().unwrap_or_else(PoisonError::into_inner)[direction as usize]
     }
 }
 
-async fn listen(
-    listener: TcpListener,
-    address: SocketAddr,
-    server: SocketAddr,
+/// What the proxy shares with its connections.
+#[derive(Clone)]
+struct Shared {
     mode: watch::Sender<Mode>,
-    mut watched: watch::Receiver<Mode>,
     forwarded: Arc<Mutex<[u64; 2]>>,
-) {
+    /// Counted while a connection lives.
+    open: Weak<()>,
+}
+
+async fn listen(listener: TcpListener, address: SocketAddr, server: SocketAddr, mut watched: watch::Receiver<Mode>, shared: Shared) {
     let mut listener = Some(listener);
     let mut connections = JoinSet::new();
     loop {
@@ -136,15 +146,16 @@ async fn listen(
             changed = watched.changed() => if changed.is_err() { return },
             Some(_) = connections.join_next() => {}
             Ok((client, _)) = accepted => {
-                let generation = mode.borrow().generation;
-                connections.spawn(forward(client, server, generation, mode.clone(), Arc::clone(&forwarded)));
+                let generation = shared.mode.borrow().generation;
+                connections.spawn(forward(client, server, generation, shared.clone()));
             }
         }
     }
 }
 
 /// Lives as long as both directions do.
-async fn forward(client: TcpStream, server: SocketAddr, generation: u64, mode: watch::Sender<Mode>, forwarded: Arc<Mutex<[u64; 2]>>) {
+async fn forward(client: TcpStream, server: SocketAddr, generation: u64, shared: Shared) {
+    let Some(_open) = shared.open.upgrade() else { return };
     let Ok(server) = TcpStream::connect(server).await else { return };
     // Small frames are not to wait for each other here either.
     if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
@@ -152,7 +163,7 @@ async fn forward(client: TcpStream, server: SocketAddr, generation: u64, mode: w
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let pipe = |direction| Pipe { direction, generation, mode: mode.clone(), watched: mode.subscribe(), forwarded: Arc::clone(&forwarded) };
+    let pipe = |direction| Pipe { direction, generation, watched: shared.mode.subscribe(), shared: shared.clone() };
     // The end of one direction ends the connection: both halves are dropped.
     tokio::select! {
         _ = pipe(Direction::ToServer).run(from_client, to_server) => {}
@@ -164,9 +175,8 @@ async fn forward(client: TcpStream, server: SocketAddr, generation: u64, mode: w
 struct Pipe {
     direction: Direction,
     generation: u64,
-    mode: watch::Sender<Mode>,
     watched: watch::Receiver<Mode>,
-    forwarded: Arc<Mutex<[u64; 2]>>,
+    shared: Shared,
 }
 
 impl Pipe {
@@ -189,9 +199,9 @@ impl Pipe {
             self.flowing().await?;
             let allowed = self.spend(read);
             to.write_all(&buffer[..allowed]).await?;
-            self.forwarded.lock().unwrap_or_else(PoisonError::into_inner)[self.direction as usize] += allowed as u64;
+            self.shared.forwarded.lock().unwrap_or_else(PoisonError::into_inner)[self.direction as usize] += allowed as u64;
             if allowed < read {
-                self.mode.send_modify(|mode| mode.generation += 1);
+                self.shared.mode.send_modify(|mode| mode.generation += 1);
             }
         }
     }
@@ -206,7 +216,7 @@ impl Pipe {
     /// How many of `wanted` bytes may pass. One that may not cuts the connection, and with it the limit is done with.
     fn spend(&self, wanted: usize) -> usize {
         let mut allowed = wanted;
-        self.mode.send_if_modified(|mode| {
+        self.shared.mode.send_if_modified(|mode| {
             let lane = mode.lane(self.direction);
             if let Some(left) = lane.left {
                 allowed = usize::try_from(left).map_or(wanted, |left| left.min(wanted));

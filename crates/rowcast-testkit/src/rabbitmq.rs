@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-use tempfile::TempDir;
 
+use crate::folder::Folder;
 use crate::process::{Process, free_port};
 use crate::wait::until_blocking;
 
@@ -26,13 +26,14 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// A server. Its blocking methods are for tests; call them from a blocking thread where other tasks must go on meanwhile.
 #[derive(Debug)]
 pub struct RabbitServer {
-    folder: TempDir,
     port: u16,
     distribution_port: u16,
     epmd_port: u16,
+    server: Option<Process>,
     /// Ours, because the one that a server starts would outlive it.
     _epmd: Process,
-    server: Option<Process>,
+    /// Last, so that nobody writes into it any more when it goes.
+    folder: Folder,
 }
 
 impl RabbitServer {
@@ -46,7 +47,7 @@ impl RabbitServer {
     }
 
     fn try_start() -> Result<RabbitServer> {
-        let folder = tempfile::Builder::new().prefix("rowcast-rabbitmq-").tempdir()?;
+        let folder = Folder::new("rowcast-rabbitmq-")?;
         let (port, distribution_port, epmd_port) = (free_port()?, free_port()?, free_port()?);
         write(folder.path(), "rabbitmq.conf", &configuration(port))?;
         write(folder.path(), "enabled_plugins", "[].\n")?;
@@ -56,7 +57,7 @@ impl RabbitServer {
         let epmd_arguments: Vec<&OsStr> = epmd_arguments.iter().map(OsString::as_os_str).collect();
         let epmd = Process::start(Path::new("epmd"), &epmd_arguments, &[], folder.path(), &folder.path().join("epmd.log"))?;
         until_blocking("epmd to listen", START_DEADLINE, || TcpStream::connect(("127.0.0.1", epmd_port)).ok())?;
-        let mut server = RabbitServer { folder, port, distribution_port, epmd_port, _epmd: epmd, server: None };
+        let mut server = RabbitServer { port, distribution_port, epmd_port, server: None, _epmd: epmd, folder };
         server.start_again()?;
         Ok(server)
     }
@@ -141,8 +142,8 @@ impl RabbitServer {
             ("RABBITMQ_NODENAME", "rowcast@localhost".into()),
             ("RABBITMQ_DIST_PORT", self.distribution_port.to_string().into()),
             // rabbitmqctl listens too; by default on a port derived from the server's, which may not exist.
-            ("RABBITMQ_CTL_DIST_PORT_MIN", "20000".into()),
-            ("RABBITMQ_CTL_DIST_PORT_MAX", "30000".into()),
+            ("RABBITMQ_CTL_DIST_PORT_MIN", "30000".into()),
+            ("RABBITMQ_CTL_DIST_PORT_MAX", "32000".into()),
             ("RABBITMQ_MNESIA_BASE", path("mnesia")),
             ("RABBITMQ_LOG_BASE", path("log")),
             ("RABBITMQ_CONFIG_FILE", path("rabbitmq.conf")),

@@ -174,18 +174,23 @@ impl RedisServer {
             .collect();
         arguments.push(folder);
         arguments.extend(self.arguments.iter().map(OsStr::new));
-        self.process = Some(Process::start(Path::new("redis-server"), &arguments, &[], self.folder.path(), &self.log_file())?);
+        let mut process = Process::start(Path::new("redis-server"), &arguments, &[], self.folder.path(), &self.log_file())?;
         // Only data that is loaded counts as an answer, and only from this very process: another's may have taken the port.
-        let id = self.id()?.to_string();
-        let answers = || async {
-            self.query::<String>(&["PING"]).await.ok()?;
-            self.info("server", "process_id").await.ok().filter(|answering| *answering == id)
+        let id = process.id().to_string();
+        let answers = async || {
+            let loaded = self.query::<String>(&["PING"]).await.is_ok();
+            loaded && self.info("server", "process_id").await.is_ok_and(|answering| answering == id)
         };
-        let started = until("redis-server to answer", START, answers).await;
-        if let Err(error) = started {
-            self.process = None;
-            bail!("{error}; it said:\n{}", self.log()?);
+        let started = until("redis-server to answer", START, || {
+            let ended = process.ended();
+            let answers = &answers;
+            async move { if !matches!(ended, Ok(None)) { Some(false) } else { answers().await.then_some(true) } }
+        });
+        if !started.await.is_ok_and(|started| started) {
+            drop(process);
+            bail!("redis-server did not start; it said:\n{}", self.log()?);
         }
+        self.process = Some(process);
         Ok(())
     }
 

@@ -73,16 +73,21 @@ pub fn numbers(deliveries: &[Delivery]) -> Vec<usize> {
     deliveries.iter().map(|delivery| String::from_utf8(delivery.body.clone()).unwrap().parse().unwrap()).collect()
 }
 
-pub async fn state(broker: &impl Broker, end: &str) -> QueueState {
-    let states = broker.inspect().await.unwrap();
-    states.into_iter().find(|state| state.name.ends_with(end)).unwrap_or_else(|| panic!("inspection tells of a queue {end}"))
+/// What an inspection tells of a queue; every one tells of the partitions'.
+pub async fn state(broker: &impl Broker, end: &str) -> Option<QueueState> {
+    broker.inspect().await.unwrap().into_iter().find(|state| state.name.ends_with(end))
 }
 
-/// Waits until a queue has this depth.
+/// Waits until a partition's queue has this depth.
 pub async fn depth(broker: &impl Broker, end: &str, depth: Option<u64>) {
-    until(&format!("{end} to have depth {depth:?}"), DEADLINE, async || (state(broker, end).await.depth == depth).then_some(()))
-        .await
-        .unwrap();
+    let reached = async || (state(broker, end).await.expect("a partition's queue").depth == depth).then_some(());
+    until(&format!("{end} to have depth {depth:?}"), DEADLINE, reached).await.unwrap();
+}
+
+/// The same for another queue, where the broker tells of it.
+pub async fn depth_if_told(broker: &impl Broker, end: &str, depth: u64) {
+    let reached = async || state(broker, end).await.is_none_or(|state| state.depth == Some(depth)).then_some(());
+    until(&format!("{end} to have depth {depth}"), DEADLINE, reached).await.unwrap();
 }
 
 pub async fn messages_arrive_in_the_order_in_which_they_were_handed_over<B: Broker>(broker: B) {
@@ -99,7 +104,11 @@ pub async fn messages_arrive_in_the_order_in_which_they_were_handed_over<B: Brok
     confirmed(&mut publishing, tickets).await;
     for (partition, first) in [(ONE, 0), (TWO, 1)] {
         let mut queue = broker.queue(partition).await.unwrap();
-        let deliveries = receive(&mut queue, 150).await;
+        let mut deliveries = Vec::new();
+        for _ in 0..3 {
+            deliveries.extend(receive(&mut queue, 50).await);
+            queue.ack(deliveries[deliveries.len() - 1].tag).await.unwrap();
+        }
         let expected = bodies.iter().skip(first).step_by(2);
         assert!(deliveries.iter().map(|delivery| delivery.body.as_slice()).eq(expected.map(|body| body.as_bytes())));
         assert!(deliveries.is_sorted_by(|one, next| one.tag < next.tag));
@@ -127,7 +136,8 @@ pub async fn a_second_consumer_stands_by_and_takes_over_in_order<B: Broker>(brok
     for dropped in [false, true] {
         let mut active = broker.queue(ONE).await.unwrap();
         let mut standby = broker.queue(ONE).await.unwrap();
-        filled(&broker, 1..=40).await;
+        // More than one consumer is sent at once: the standby must not begin with what nobody was sent yet.
+        filled(&broker, 1..=100).await;
         let deliveries = receive(&mut active, 25).await;
         assert_eq!(numbers(&deliveries), Vec::from_iter(1..=25));
         assert_eq!(standby.ready(), None);
@@ -137,9 +147,12 @@ pub async fn a_second_consumer_stands_by_and_takes_over_in_order<B: Broker>(brok
         } else {
             active.leave().await.unwrap();
         }
-        let deliveries = receive(&mut standby, 35).await;
-        assert_eq!(numbers(&deliveries), Vec::from_iter(6..=40));
-        standby.ack(deliveries[34].tag).await.unwrap();
+        // A few acks only: a quorum queue's channel that is 32 of them behind keeps back the rest, and loses them when it closes.
+        for first in [6, 44, 82] {
+            let deliveries = receive(&mut standby, 38.min(101 - first)).await;
+            assert_eq!(numbers(&deliveries), Vec::from_iter(first..first + deliveries.len()));
+            standby.ack(deliveries[deliveries.len() - 1].tag).await.unwrap();
+        }
         standby.leave().await.unwrap();
         depth(&broker, "1of2", Some(0)).await;
     }
@@ -180,8 +193,8 @@ pub async fn depth_counts_what_nobody_holds<B: Broker>(broker: B) {
     assert_eq!(queue.depth().await.unwrap(), 0);
     filled(&broker, 1..=7).await;
     depth(&broker, "1of2", Some(7)).await;
-    assert_eq!(state(&broker, "1of2").await.consumers, 0);
-    assert_eq!(state(&broker, "2of2").await.consumers, 1);
+    assert_eq!(state(&broker, "1of2").await.unwrap().consumers, 0);
+    assert_eq!(state(&broker, "2of2").await.unwrap().consumers, 1);
     assert_eq!(queue.depth().await.unwrap(), 0);
 }
 
@@ -203,7 +216,7 @@ pub async fn the_record_is_the_newest_one<B: Broker>(broker: B) {
         assert_eq!(publishing.record().await.unwrap(), expected);
         assert_eq!(publishing.record().await.unwrap(), expected);
     }
-    assert_eq!(state(&broker, "position").await.depth, Some(1));
+    depth_if_told(&broker, "position", 1).await;
 }
 
 pub async fn there_is_one_publisher_and_another_stands_by<B: Broker>(broker: B) {
@@ -243,11 +256,11 @@ pub async fn a_dead_letter_is_stored_when_the_call_returns<B: Broker>(broker: B)
     for number in 0..3 {
         queue.dead_letter(vec![b'x'; 10_000 * number]).await.unwrap();
     }
-    depth(&broker, "dead", Some(3)).await;
+    depth_if_told(&broker, "dead", 3).await;
     let mut publishing = lock(&broker).await;
     let ticket = publishing.publish(message(Address::Dead, "from the publisher")).await.unwrap();
     confirmed(&mut publishing, BTreeSet::from([ticket])).await;
-    depth(&broker, "dead", Some(4)).await;
+    depth_if_told(&broker, "dead", 4).await;
 }
 
 pub async fn a_removed_layout_is_gone_and_told_to_whoever_consumes_it<B: Broker>(broker: B) {
@@ -299,7 +312,7 @@ pub async fn an_unroutable_message_ends_the_connection_and_is_never_confirmed<B:
 
 /// The suite for one implementation: `$broker` makes a broker with two partitions for a pipeline that nobody else uses.
 macro_rules! broker_suite {
-    ($implementation:ident, $broker:expr) => {
+    ($implementation:ident, $broker:expr $(, $more:ident)*) => {
         mod $implementation {
             broker_suite!(@tests $broker,
                 messages_arrive_in_the_order_in_which_they_were_handed_over
@@ -313,8 +326,7 @@ macro_rules! broker_suite {
                 requests_reach_the_publisher
                 a_dead_letter_is_stored_when_the_call_returns
                 a_removed_layout_is_gone_and_told_to_whoever_consumes_it
-                a_missing_queue_is_noticed_and_made_again_by_the_next_connection
-                an_unroutable_message_ends_the_connection_and_is_never_confirmed
+                $($more)*
             );
         }
     };
@@ -326,5 +338,16 @@ macro_rules! broker_suite {
     };
 }
 
-broker_suite!(rabbitmq_quorum, |test| crate::rabbitmq::shared_broker(test, rowcast::broker::rabbitmq::QueueType::Quorum));
-broker_suite!(rabbitmq_classic, |test| crate::rabbitmq::shared_broker(test, rowcast::broker::rabbitmq::QueueType::Classic));
+broker_suite!(memory, |_| rowcast::broker::memory::MemoryBroker::new(super::PARTITIONS));
+broker_suite!(
+    rabbitmq_quorum,
+    |test| crate::rabbitmq::shared_broker(test, rowcast::broker::rabbitmq::QueueType::Quorum),
+    a_missing_queue_is_noticed_and_made_again_by_the_next_connection,
+    an_unroutable_message_ends_the_connection_and_is_never_confirmed
+);
+broker_suite!(
+    rabbitmq_classic,
+    |test| crate::rabbitmq::shared_broker(test, rowcast::broker::rabbitmq::QueueType::Classic),
+    a_missing_queue_is_noticed_and_made_again_by_the_next_connection,
+    an_unroutable_message_ends_the_connection_and_is_never_confirmed
+);

@@ -1,4 +1,4 @@
-//! Everything that runs against real servers and other programs, in one binary.
+//! Everything that runs against real servers, in one binary.
 
 mod broker;
 mod cache;

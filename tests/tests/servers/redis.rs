@@ -155,19 +155,14 @@ async fn a_replica_without_its_master_and_a_busy_or_loading_server_are_lost() {
 
     server.set("replica-serve-stale-data", "no").await.unwrap();
     server.query::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
-    lost(cache.connect().await.unwrap().load(P1).await, "lost its master");
+    lost(cache.connect().await.map(drop), "lost its master");
+    lost(link.load(P1).await, "lost its master");
     server.query::<()>(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
 
     let mut debugger = server.client().await.unwrap();
     let says = |says: &'static str| {
         let cache = &cache;
-        move || async move {
-            let answer = match cache.connect().await {
-                Ok(mut link) => link.load(P1).await,
-                Err(error) => Err(error),
-            };
-            matches!(answer, Err(Error::Lost(text)) if text.contains(says)).then_some(())
-        }
+        move || async move { matches!(cache.connect().await, Err(Error::Lost(text)) if text.contains(says)).then_some(()) }
     };
     server.set("busy-reply-threshold", "1").await.unwrap();
     let endless = redis::cmd("EVAL").arg("while true do end").arg(0).to_owned();

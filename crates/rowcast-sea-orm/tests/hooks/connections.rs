@@ -2,8 +2,8 @@
 
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DatabaseBackend, DatabaseExecutor, DbErr, ExecResult, QueryResult, Set, Statement, TransactionTrait,
-    Unchanged,
+    ActiveModelTrait, ConnectionTrait, DatabaseBackend, DatabaseExecutor, DbErr, ExecResult, ModelTrait, QueryResult, Set, Statement,
+    TransactionTrait, Unchanged,
 };
 
 use crate::database::{TestDatabase, assert_says};
@@ -145,4 +145,36 @@ async fn the_hooks_do_not_read_before_the_first_write() {
         txn.commit().await.unwrap();
     }
     assert_eq!(database.changelog().await, ["users I 1", "users U 1"]);
+}
+
+/// A connection to another kind of database. Nothing may be asked of it.
+struct Foreign;
+
+#[async_trait]
+impl ConnectionTrait for Foreign {
+    fn get_database_backend(&self) -> DatabaseBackend {
+        DatabaseBackend::Postgres
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        panic!("{statement}")
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        panic!("{sql}")
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        panic!("{statement}")
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        panic!("{statement}")
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_has_a_log_of_its_own_is_refused_before_the_row_is_written() {
+    assert_says(ada().insert(&Foreign).await, &["users", "Postgres", "whose own log", "hooks!"]);
+    assert_says(user::Model { id: 1, name: "Ada".to_owned() }.delete(&Foreign).await, &["users", "Postgres"]);
 }

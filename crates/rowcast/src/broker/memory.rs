@@ -44,6 +44,21 @@ struct Queue {
     waiting: VecDeque<Vec<u8>>,
     /// Connections in the order in which they came; the first is active.
     consumers: VecDeque<u64>,
+    /// What was delivered and not acked, with the connection it was delivered on, in order.
+    unacked: VecDeque<(u64, Delivery)>,
+}
+
+impl Queue {
+    /// The broker takes a consumer for gone: what it had in hand returns to the head, in order.
+    fn part_with(&mut self, gone: impl Fn(u64) -> bool) {
+        self.consumers.retain(|connection| !gone(*connection));
+        let (returned, kept) = std::mem::take(&mut self.unacked).into_iter().partition(|(connection, _)| gone(*connection));
+        self.unacked = kept;
+        let returned: VecDeque<(u64, Delivery)> = returned;
+        for (_, delivery) in returned.into_iter().rev() {
+            self.waiting.push_front(delivery.body);
+        }
+    }
 }
 
 impl Shared {
@@ -104,6 +119,7 @@ impl MemoryBroker {
         let mut state = self.shared.lock();
         state.cut_below = state.connections;
         state.publisher = None;
+        state.queues.values_mut().for_each(|queue| queue.part_with(|_| true));
         drop(state);
         self.shared.changed.notify_waiters();
     }
@@ -144,7 +160,7 @@ impl Broker for MemoryBroker {
         let connection = state.connections;
         state.connections += 1;
         state.queues.entry(partition).or_default().consumers.push_back(connection);
-        Ok(MemoryQueue { shared: self.shared.clone(), connection, partition, tags: 0, unacked: VecDeque::new() })
+        Ok(MemoryQueue { shared: self.shared.clone(), connection, partition, tags: 0 })
     }
 
     async fn remove_layout(&self, of: u16) -> Result<(), Error> {
@@ -240,7 +256,6 @@ pub struct MemoryQueue {
     connection: u64,
     partition: Partition,
     tags: u64,
-    unacked: VecDeque<Delivery>,
 }
 
 impl MemoryQueue {
@@ -257,7 +272,7 @@ impl MemoryQueue {
         let Some(body) = queue.waiting.pop_front() else { return Ok(None) };
         self.tags += 1;
         let delivery = Delivery { tag: self.tags, body };
-        self.unacked.push_back(delivery.clone());
+        queue.unacked.push_back((self.connection, delivery.clone()));
         Ok(Some(delivery))
     }
 
@@ -279,10 +294,10 @@ impl PartitionQueue for MemoryQueue {
     }
 
     async fn ack(&mut self, tag: u64) -> Result<(), Error> {
-        self.check(&self.shared.lock())?;
-        while self.unacked.front().is_some_and(|delivery| delivery.tag <= tag) {
-            self.unacked.pop_front();
-        }
+        let mut state = self.shared.lock();
+        self.check(&state)?;
+        let queue = state.queues.get_mut(&self.partition).ok_or_else(lost)?;
+        queue.unacked.retain(|(connection, delivery)| *connection != self.connection || delivery.tag > tag);
         Ok(())
     }
 
@@ -317,10 +332,7 @@ impl Drop for MemoryQueue {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         if let Some(queue) = state.queues.get_mut(&self.partition) {
-            queue.consumers.retain(|connection| *connection != self.connection);
-            for delivery in self.unacked.drain(..).rev() {
-                queue.waiting.push_front(delivery.body);
-            }
+            queue.part_with(|connection| connection == self.connection);
         }
         drop(state);
         self.shared.changed.notify_waiters();

@@ -133,7 +133,7 @@ pub trait PartitionQueue: Send {
     /// A message that has already arrived, without waiting.
     fn ready(&mut self) -> Option<Delivery>;
 
-    /// Everything up to and including `tag` is done.
+    /// Everything up to and including `tag` is done. It may come again all the same if the connection ends soon after.
     fn ack(&mut self, tag: u64) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Hands a request to the publisher. It may be lost.

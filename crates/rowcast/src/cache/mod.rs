@@ -144,7 +144,8 @@ pub trait Link: Send {
     /// The checkpoint of a partition.
     fn load(&mut self, partition: Partition) -> impl Future<Output = Result<Option<Stored>, Error>> + Send;
 
-    /// Writes a block, whole or not at all.
+    /// Writes a block, whole or not at all. A row under one of rowcast's own keys is [`Written::Refused`]; to remove one does
+    /// nothing.
     fn write(&mut self, block: &Block) -> impl Future<Output = Result<Written, Error>> + Send;
 
     /// A whole seen log of `length` bytes; `None` where it is not as long as that.
@@ -157,7 +158,7 @@ pub trait Link: Send {
     ) -> impl Future<Output = Result<Option<Vec<KeyHash>>, Error>> + Send;
 
     /// One step through all keys that begin with `prefix`, from `cursor` (0 at first). Returns the next cursor (0 at the end). A key that
-    /// stands all the while is returned at least once; a cursor is good for this connection only.
+    /// stands all the while is returned at least once, and rowcast's own never; a cursor is good for this connection only.
     fn scan(&mut self, cursor: u64, prefix: &str) -> impl Future<Output = Result<(u64, Vec<String>), Error>> + Send;
 
     /// The values of these keys, in order.

@@ -44,7 +44,9 @@ enum End {
     Broker(broker::Error),
     Cache(cache::Error),
     Stop(Error),
-    /// The next batch is of another lineage, so the channel is opened anew: nothing of the old one can come after it.
+    /// The channel is to be opened anew and the checkpoint read again. Either the next batch is of another lineage, and nothing
+    /// of the old one may come after it; or a block was refused, and what is in hand may be long since somebody else's: decided
+    /// again on a newer checkpoint, a batch of an abandoned lineage would bring that lineage back.
     Reopen,
 }
 
@@ -277,19 +279,19 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
         self.stored = Some(Stored { checkpoint: block.checkpoint, version: block.version });
     }
 
-    /// The block does not stand. What was believed is read again; what was in hand is decided again.
+    /// The block does not stand.
     async fn not_written(&mut self, written: Written) -> Result<bool, End> {
         match written {
             Written::Done | Written::Refused { .. } => unreachable!("handled where the block is at hand"),
             Written::Overtaken => {
-                tracing::info!(partition = %self.partition, "somebody else has written, or the cache went back; reading the checkpoint again");
-                self.read_again().await?;
+                tracing::info!(partition = %self.partition, "somebody else has written, or the cache went back; beginning anew");
+                return Err(End::Reopen);
             }
             Written::Layout(0) => {
                 tracing::info!(partition = %self.partition, "the cache has lost the layout");
                 // `false` means that another worker was faster.
                 self.link.take_over(None, self.partition.of, &mut fresh_run).await?;
-                self.read_again().await?;
+                return Err(End::Reopen);
             }
             Written::Layout(found) => {
                 let pipeline = self.consumer.settings.pipeline.clone();
@@ -308,14 +310,6 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
             }
         }
         Ok(true)
-    }
-
-    async fn read_again(&mut self) -> Result<(), End> {
-        self.sweep = None;
-        self.lost.clear();
-        self.askings = Askings::default();
-        self.stored = self.link.load(self.partition).await?;
-        Ok(())
     }
 
     async fn ack(&mut self, done: &[usize]) -> Result<(), End> {
@@ -439,10 +433,9 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
                     // Either the log was lost, or this consumer was overtaken and a newer checkpoint speaks of more.
                     if self.link.load(self.partition).await?.as_ref() == Some(stored) {
                         self.lost.insert(table.clone());
-                    } else {
-                        self.read_again().await?;
+                        return Ok(false);
                     }
-                    return Ok(false);
+                    return Err(End::Reopen);
                 }
             }
         }

@@ -122,8 +122,9 @@ pub trait Source: Send {
     /// complete one. For a publisher that cannot publish for a while, so that no read transaction stays open.
     fn abandon(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Reads existing rows of `table` with keys after `after`, as of now. Must not be called between the portions of an
-    /// incomplete read.
+    /// Reads existing rows of `table` with keys after `after`, as of now. Is not called between the portions of an incomplete
+    /// read, but a read may have begun of which [`Source::next`] has not returned anything yet (its future was dropped); then
+    /// `as_of` is no earlier than that read's end.
     fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> impl Future<Output = Result<Chunk, Error>> + Send;
 
     /// Reads these rows singly, each `pk` a JSON object; a row that is not there comes as `Absent` where its key can be told.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rowcast::source::sqlite::{Capture, SqliteSettings, SqliteSource, inspect, install, plan, uninstall};
-use rowcast::source::{Error, PositionRecord, Source, Start};
+use rowcast::source::{ChunkLimits, Error, PositionRecord, Source, Start};
 use rowcast_testkit::wait;
 use rusqlite::Connection;
 
@@ -215,6 +215,49 @@ async fn triggers_that_a_migration_removed_are_mended_and_the_history_begins_ane
 }
 
 #[tokio::test]
+async fn a_resync_from_before_another_primary_key_is_not_continued() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let app = application(&path);
+    app.execute_batch("CREATE TABLE t(a INT NOT NULL, b INT NOT NULL UNIQUE, PRIMARY KEY(b)); INSERT INTO t VALUES(2, 1), (1, 2)").unwrap();
+    let settings = SqliteSettings { capture: Capture::Hooks, ..settings(&path, &[("t", Some("t:{b}"))]) };
+    let mut source = SqliteSource::new(settings).unwrap();
+    let start = source.begin(None).await.unwrap();
+    let limits = ChunkLimits { rows: 1, bytes: 1000 };
+    let upto = source.chunk(0, None, limits).await.unwrap().upto;
+    assert_eq!(upto.as_ref().map(|bound| &*bound.0), Some(r#"{"b":1}"#));
+    app.execute_batch(
+        "CREATE TABLE n(a INT NOT NULL, b INT NOT NULL UNIQUE, PRIMARY KEY(a, b)); INSERT INTO n SELECT * FROM t; DROP TABLE t; ALTER TABLE n RENAME TO t",
+    )
+    .unwrap();
+    assert!(matches!(source.chunk(0, upto.as_ref(), limits).await, Err(Error::Changed(_))), "the schema is not what it was");
+    assert_eq!(source.begin(Some(&start.record)).await.unwrap().lineage, start.lineage);
+    assert!(matches!(source.chunk(0, upto.as_ref(), limits).await, Err(Error::Changed(_))), "the consumer asks for more of it");
+    assert_ne!(source.begin(Some(&start.record)).await.unwrap().lineage, start.lineage, "every resync begins anew");
+}
+
+#[tokio::test]
+async fn a_trigger_that_ends_a_statement_early_does_not_come_before_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, app) = users(folder.path());
+    let mut follower = Follower::begin(&settings).await;
+    app.execute_batch(
+        "CREATE TRIGGER theirs AFTER INSERT ON users WHEN NEW.name = 'quiet' BEGIN SELECT RAISE /* here */ (IGNORE); END; \
+         INSERT INTO users VALUES(1, 'quiet')",
+    )
+    .unwrap();
+    let error = tokio::time::timeout(DEADLINE, follower.source.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::Changed(_)), "{error}");
+    let start = follower.source.begin(Some(&follower.record)).await.unwrap();
+    assert_ne!(start.lineage, follower.start.lineage, "the first quiet row went unseen");
+    let mut follower = Follower { position: start.from, record: start.record.clone(), start, ..follower };
+    app.execute_batch("INSERT INTO users VALUES(2, 'quiet')").unwrap();
+    follower.follow(newest(&app)).await.unwrap();
+    assert_eq!(follower.rows.keys().collect::<Vec<_>>(), ["user:2"]);
+    assert_eq!(again(&settings, &follower.record).await.unwrap().lineage, follower.start.lineage, "once is enough");
+}
+
+#[tokio::test]
 async fn what_was_removed_from_the_changelog_by_hand_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, app) = users(folder.path());
@@ -272,6 +315,7 @@ async fn what_has_to_be_done_first_is_said() {
     assert!(fatal(&super::settings(&settings.path, &[("user", None)])).await.contains("did you mean users?"));
     assert!(fatal(&super::settings(&folder.path().join("none.db"), &[])).await.contains("no database file"));
     assert!(!folder.path().join("none.db").exists());
+    assert!(fatal(&super::settings(&settings.path, &[("users", None), ("users", Some("u:{id}"))])).await.contains("configured twice"));
     let hooks = SqliteSettings { capture: Capture::Hooks, ..settings.clone() };
     assert!(fatal(&hooks).await.contains("followed by triggers, not hooks"));
 }

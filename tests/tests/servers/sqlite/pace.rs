@@ -3,11 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use rowcast::change::{Image, Position};
-use rowcast::source::sqlite::{SqliteSettings, SqliteSource};
+use rowcast::source::sqlite::{SqliteSettings, SqliteSource, inspect};
 use rowcast::source::{Chunk, ChunkLimits, Error, Portion, Source};
+use rowcast_testkit::wait;
 use rusqlite::Connection;
 
+use super::statements::SHAPES;
 use super::writer::{Python, Writer, bundled};
 use super::{DEADLINE, Follower, application, begun, newest, oracle, settings};
 
@@ -136,6 +140,52 @@ async fn a_dropped_future_loses_nothing_and_an_abandoned_read_comes_again() {
 }
 
 #[tokio::test]
+async fn several_programs_write_at_once_while_history_is_forgotten() {
+    let shape = SHAPES.iter().find(|shape| shape.name == "keys from another column").unwrap();
+    for mode in ["wal", "delete"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        let app = application(&path);
+        app.execute_batch(&format!("PRAGMA journal_mode = {mode}; {}", shape.ddl)).unwrap();
+        let settings = settings(&path, &[(shape.table, shape.key)]);
+        let mut follower = Follower::begin(&settings).await;
+        let writers: Vec<_> = (0..3)
+            .map(|number| {
+                let path = path.clone();
+                std::thread::spawn(move || {
+                    let mut writer: Box<dyn Writer> = if number == 0 { bundled(&path) } else { Box::new(Python::start(&path)) };
+                    let mut rng = StdRng::seed_from_u64(number);
+                    for _ in 0..200 {
+                        writer.execute(&shape.statement(&mut rng));
+                    }
+                })
+            })
+            .collect();
+        while !writers.iter().all(|writer| writer.is_finished()) {
+            follower.follow(newest(&app)).await.unwrap();
+            follower.source.forget(follower.position).await.unwrap();
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        follower.follow(newest(&app)).await.unwrap();
+        assert!(follower.position.0 > 200, "{mode}: the statements did something");
+        assert_eq!(follower.rows, oracle(&app, &follower.start.tables[0], shape.primary_key)[0], "{mode}");
+        // Leaving writes down what was confirmed, unless somebody else writes just then.
+        follower.source.forget(follower.position).await.unwrap();
+        let (record, position) = (follower.record.clone(), follower.position);
+        drop(follower);
+        wait::until("the confirmed position to be written down", DEADLINE, || async {
+            let waiting = inspect(&path).unwrap().changelog.unwrap();
+            (waiting.forgotten == position.0 && waiting.rows == 0).then_some(())
+        })
+        .await
+        .unwrap();
+        let start = SqliteSource::new(settings).unwrap().begin(Some(&record)).await.unwrap();
+        assert_eq!((start.from, start.notes), (position, vec![]));
+    }
+}
+
+#[tokio::test]
 async fn a_lock_is_waited_for_and_only_a_lasting_one_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let (mut settings, app) = table(folder.path(), "delete");
@@ -202,7 +252,8 @@ async fn a_row_has_the_same_bytes_in_the_stream_in_a_chunk_and_alone() {
                 .unwrap_or_else(|error| assert!(error.to_string().contains("UNIQUE"), "{error}"));
             }
         }
-        let rows: usize = app.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap().unsigned_abs() as usize;
+        let rows: u32 = app.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        let rows = usize::try_from(rows).unwrap();
         assert!(rows > 50);
         let mut streamed = std::collections::BTreeMap::new();
         loop {

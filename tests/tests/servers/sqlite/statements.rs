@@ -103,7 +103,7 @@ pub const SHAPES: &[Shape] = &[
         table: "t",
         key: None,
         primary_key: &["id"],
-        columns: &[("id", SMALL), ("a", SOME), ("s", MAYBE), ("n", SOME)],
+        columns: &[("id", SMALL), ("a", &["NULL", "1", "1", "2"]), ("s", &["NULL", "'a'", "'A'", "'a '", "'X'"]), ("n", SOME)],
         has_keys: true,
     },
     Shape {

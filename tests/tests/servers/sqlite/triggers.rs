@@ -65,3 +65,34 @@ async fn what_another_sqlite_writes_is_streamed_too() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_a_foreign_key_does_to_another_table_is_streamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let app = application(&path);
+    app.execute_batch(
+        "CREATE TABLE parent(id INTEGER PRIMARY KEY, name TEXT UNIQUE); \
+         CREATE TABLE child(id INTEGER PRIMARY KEY, parent INTEGER NOT NULL REFERENCES parent ON DELETE CASCADE ON UPDATE CASCADE); \
+         CREATE TABLE loose(id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent ON DELETE SET NULL)",
+    )
+    .unwrap();
+    let settings = settings(&path, &[("child", Some("c:{id}")), ("loose", Some("l:{id}"))]);
+    let mut follower = Follower::begin(&settings).await;
+    for statement in [
+        "INSERT INTO parent VALUES(1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')",
+        "INSERT INTO child VALUES(1, 1), (2, 2), (3, 3), (4, 4); INSERT INTO loose VALUES(1, 1), (2, 2), (3, 3), (4, 4)",
+        "UPDATE parent SET id = 20 WHERE id = 2 AND NOT EXISTS (SELECT * FROM loose WHERE loose.parent = 2)",
+        "DELETE FROM loose WHERE id = 2; UPDATE parent SET id = 20 WHERE id = 2",
+        "DELETE FROM parent WHERE id = 1",
+        "REPLACE INTO parent VALUES(30, 'c')",
+        "UPDATE OR REPLACE parent SET name = 'd' WHERE id = 30",
+    ] {
+        app.execute_batch(statement).unwrap();
+        follower.follow(newest(&app)).await.unwrap();
+        let mut held = oracle(&app, &follower.start.tables[0], &["id"])[0].clone();
+        held.extend(oracle(&app, &follower.start.tables[1], &["id"])[0].clone());
+        assert_eq!(follower.rows, held, "{statement}");
+    }
+    assert_eq!(follower.rows.keys().collect::<Vec<_>>(), ["c:2", "l:1", "l:3", "l:4"]);
+}

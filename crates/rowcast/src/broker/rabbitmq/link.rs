@@ -1,16 +1,12 @@
-//! One AMQP connection, and the words for what becomes of it.
+//! What is done with a connection and its channels everywhere: opening, waiting for answers, closing.
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection};
 
 use super::errors::failed;
-use super::settings::RabbitSettings;
 use crate::broker::Error;
-
-/// How long reaching the broker, TLS and the handshake may take together: lapin itself would wait for ever.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the broker may take to answer or to confirm while it is not blocked. Confirms may never come, with heartbeats going
 /// on all the while.
@@ -18,18 +14,6 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// AMQP's code and text for an end without an error.
 const DONE: (u16, &str) = (200, "done");
-
-/// Connects under a name that the management page shows (`rowcast shop 3of4`). lapin's own recovery stays off: topology and
-/// position are ours to establish again.
-pub(super) async fn connect(settings: &RabbitSettings, role: &str) -> Result<Connection, Error> {
-    let what = format!("connecting to RabbitMQ at {}", settings.address());
-    let properties = ConnectionProperties::default().with_connection_name(format!("rowcast {} {role}", settings.pipeline).into());
-    match tokio::time::timeout(CONNECT_TIMEOUT, Connection::connect_uri(settings.uri.clone(), properties)).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(failed(&what, &error)),
-        Err(_) => Err(Error::Lost(format!("{what} took longer than {} s", CONNECT_TIMEOUT.as_secs()))),
-    }
-}
 
 /// Opens a channel.
 pub(super) async fn channel(connection: &Connection) -> Result<Channel, Error> {

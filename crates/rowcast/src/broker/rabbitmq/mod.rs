@@ -16,6 +16,7 @@ use crate::broker::{Broker, Error, QueueState};
 use crate::change::Partition;
 
 mod content;
+mod dial;
 mod errors;
 mod link;
 mod outgoing;
@@ -89,7 +90,7 @@ impl Broker for RabbitBroker {
     }
 
     async fn remove_layout(&self, of: u16) -> Result<(), Error> {
-        let connection = link::connect(&self.settings, "layout").await?;
+        let connection = dial::connect(&self.settings, "layout").await?;
         let removing = async {
             let channel = link::channel(&connection).await?;
             for partition in Partition::all(of) {
@@ -110,7 +111,7 @@ impl Broker for RabbitBroker {
     }
 
     async fn inspect(&self) -> Result<Vec<QueueState>, Error> {
-        let connection = link::connect(&self.settings, "inspection").await?;
+        let connection = dial::connect(&self.settings, "inspection").await?;
         let partitions = Partition::all(self.settings.partitions).map(|partition| self.names.partition(partition));
         let others = [&self.names.control, &self.names.position, &self.names.dead, &self.names.publisher].map(String::clone);
         let looking = async {

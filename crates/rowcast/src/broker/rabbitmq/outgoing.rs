@@ -7,12 +7,12 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Connection};
 use tokio::sync::Mutex;
 
-use super::content;
 use super::errors::failed;
 use super::link::{self, answer};
 use super::publishing::{judge, publish_confirmed};
 use super::settings::RabbitSettings;
 use super::topology::{Declaring, Names, short};
+use super::{content, dial};
 use crate::broker::Error;
 
 /// The default exchange routes by the queue's name.
@@ -58,7 +58,7 @@ impl Sender {
         if let Some(connection) = shared.upgrade().filter(|connection| connection.status().connected()) {
             return Ok(connection);
         }
-        let connection = Arc::new(link::connect(&self.settings, "requests").await?);
+        let connection = Arc::new(dial::connect(&self.settings, "requests").await?);
         *shared = Arc::downgrade(&connection);
         Ok(connection)
     }

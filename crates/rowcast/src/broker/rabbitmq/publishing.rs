@@ -15,11 +15,11 @@ use lapin::options::{BasicConsumeOptions, BasicGetOptions, BasicNackOptions, Bas
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Connection, Consumer};
 
-use super::content;
 use super::errors::failed;
 use super::link::{self, answer};
 use super::settings::RabbitSettings;
 use super::topology::{Declaring, Names, look, short};
+use super::{content, dial};
 use crate::broker::{Address, Error, Event, Message, Publishing, Ticket};
 use crate::change::Partition;
 
@@ -59,7 +59,7 @@ pub struct RabbitPublishing {
 impl RabbitPublishing {
     /// Connects, takes the lock, and only then touches anything else.
     pub(super) async fn connect(settings: RabbitSettings, names: Names) -> Result<RabbitPublishing, Error> {
-        let connection = link::connect(&settings, "publisher").await?;
+        let connection = dial::connect(&settings, "publisher").await?;
         let signs = Box::pin(connection.events_listener());
         let opening = open(&connection, &settings, &names);
         let (channel, looking, control) = answer(&connection, "preparing to publish", opening).await?;

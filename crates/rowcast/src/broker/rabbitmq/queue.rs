@@ -5,12 +5,12 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, Consumer};
 
-use super::content;
 use super::errors::failed;
 use super::link::{self, answer};
 use super::outgoing::{Outgoing, Sender};
 use super::settings::RabbitSettings;
 use super::topology::{Declaring, Names, look, short};
+use super::{content, dial};
 use crate::broker::{Delivery, Error, PartitionQueue};
 use crate::change::Partition;
 
@@ -36,7 +36,7 @@ impl RabbitQueue {
         sender: Sender,
         partition: Partition,
     ) -> Result<RabbitQueue, Error> {
-        let connection = link::connect(settings, &partition.to_string()).await?;
+        let connection = dial::connect(settings, &partition.to_string()).await?;
         let name = names.partition(partition);
         let opening = async {
             let channel = link::channel(&connection).await?;

@@ -4,7 +4,7 @@ use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 
 use super::errors::failed;
 use super::topology::short;
-use super::{RabbitBroker, link};
+use super::{RabbitBroker, dial, link};
 use crate::broker::Error;
 use crate::change::Partition;
 
@@ -12,7 +12,7 @@ impl RabbitBroker {
     /// Removes the pipeline's exchange and queues with everything in them. For a pipeline that nobody runs any more; what is not
     /// there is removed already.
     pub async fn remove(&self) -> Result<(), Error> {
-        let connection = link::connect(&self.settings, "removal").await?;
+        let connection = dial::connect(&self.settings, "removal").await?;
         let partitions = Partition::all(self.settings.partitions).map(|partition| self.names.partition(partition));
         let others = [&self.names.control, &self.names.position, &self.names.dead].map(String::clone);
         let removing = async {

@@ -26,12 +26,17 @@ if difference then return difference end
 -- The next argument that nobody has looked at.
 local at = 4 + 2 * tonumber(ARGV[3])
 
--- Hands the next `count` arguments to `call`, in parts that fit Lua's stack; even parts, for pairs must not be torn.
-local function in_parts(count, call)
+-- Calls a command with the next `count` arguments, in parts that fit Lua's stack; even parts, for pairs must not be torn.
+-- Each part is for `key`, where there is one.
+local function call(command, count, key)
   local last = at + count - 1
   while at <= last do
     local upto = math.min(at + 1999, last)
-    call(unpack(ARGV, at, upto))
+    if key then
+      redis.call(command, key, unpack(ARGV, at, upto))
+    else
+      redis.call(command, unpack(ARGV, at, upto))
+    end
     at = upto + 1
   end
 end

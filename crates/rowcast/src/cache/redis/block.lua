@@ -11,13 +11,13 @@ at = at + 6
 -- script that begins with UNLINK would be let through a full server's door, and its HSET after it.
 redis.call('SET', KEYS[1], ARGV[1])
 
-in_parts(strings, function(...) redis.call('MSET', ...) end)
+call('MSET', strings)
 local hash_keys = at
-in_parts(removed, function(...) redis.call('UNLINK', ...) end)
+call('UNLINK', removed)
 for hash = 0, hashes - 1 do
   local key, count = ARGV[hash_keys + hash], tonumber(ARGV[at])
   at = at + 1
-  in_parts(count, function(...) redis.call('HSET', key, ...) end)
+  call('HSET', count, key)
 end
 
 for _ = 1, appended do

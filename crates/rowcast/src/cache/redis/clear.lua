@@ -2,5 +2,5 @@
 -- block comes again.
 --
 -- ARGV goes on: the keys
-in_parts(#ARGV - at + 1, function(...) redis.call('UNLINK', ...) end)
+call('UNLINK', #ARGV - at + 1)
 return {'done'}

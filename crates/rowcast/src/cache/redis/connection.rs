@@ -89,6 +89,11 @@ impl Connection {
         Ok(judged.collect())
     }
 
+    /// Whether the connection is still there.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.open.as_ref().map(drop).map_err(|why| Error::Lost(why.clone()))
+    }
+
     /// An answer of a kind that its command never gives. It is not shown, for it may hold somebody's data.
     pub(super) fn unexpected(&mut self, command: &str) -> Fault {
         self.over(format!("Redis at {}: the answer to {command} is not one that rowcast understands", self.place))

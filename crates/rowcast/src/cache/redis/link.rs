@@ -34,17 +34,18 @@ impl RedisLink {
     pub(super) async fn open(settings: Arc<RedisSettings>) -> Result<RedisLink, Error> {
         let connection = Connection::open(&settings).await?;
         let mut link = RedisLink { settings, connection, scripts: Scripts::default(), argument_bytes_max: ARGUMENT_BYTES_MAX };
+        // Says at once what stands in the way: a missing login, data that is still being loaded.
+        let layout = names::layout(&link.settings.pipeline);
+        link.ask(cmd("EXISTS").arg(layout)).await?;
         link.learn_limits().await?;
         Ok(link)
     }
 
-    /// Servers of other people do not tell, or not everybody; then the default has to do.
+    /// Servers of other people do not tell, or not everybody, each in words of its own; then the default has to do.
     async fn learn_limits(&mut self) -> Result<(), Error> {
-        let said = match self.connection.ask(cmd("CONFIG").arg("GET").arg("proto-max-bulk-len")).await {
-            Ok(answer) => from_redis_value::<(String, usize)>(answer).ok(),
-            Err(Fault::Fatal(text)) if !text.contains("NOAUTH") && !text.contains("DENIED") => None,
-            Err(fault) => return Err(self.connection.error(fault)),
-        };
+        let answer = self.connection.ask(cmd("CONFIG").arg("GET").arg("proto-max-bulk-len")).await;
+        self.connection.check()?;
+        let said = answer.ok().and_then(|answer| from_redis_value::<(String, usize)>(answer).ok());
         self.argument_bytes_max = said.map_or(ARGUMENT_BYTES_MAX, |(_, bytes)| bytes);
         Ok(())
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::io::tcp::TcpSettings;
 use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
 use super::{Cache, Error};
@@ -83,11 +84,12 @@ impl RedisSettings {
         self.info.redis_settings()
     }
 
-    /// How to connect without logging in. The client library would do that itself, but keeps to itself what the server
-    /// answered.
+    /// How to connect, without logging in: the client library would do that too, but keeps to itself what the server answered.
     fn without_login(&self) -> ConnectionInfo {
         let bare = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
-        self.info.clone().set_redis_settings(bare)
+        // The end of a block must not wait until the server has acknowledged its beginning.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        self.info.clone().set_redis_settings(bare).set_tcp_settings(tcp)
     }
 }
 

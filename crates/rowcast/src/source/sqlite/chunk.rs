@@ -2,13 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::value::RawValue;
-
 use super::super::{Chunk, ChunkLimits, Error, ReadRow};
 use super::error::Failure;
-use super::rows::{Lookup, RowReader};
+use super::rows::Lookup;
 use super::session::{Session, SessionTable};
-use super::values::{self, Datum};
+use super::values::Datum;
 use crate::change::{Bound, Image, Position};
 
 impl Session {
@@ -16,7 +14,13 @@ impl Session {
         self.tables.get(table).ok_or_else(|| Error::Fatal(format!("there is no table number {table} in this pipeline")).into())
     }
 
-    /// The rows after a bound, on the snapshot that is open.
+    /// Whether the bound is a key of the table as it is now. It may come from a consumer whose resync was under way when a
+    /// migration gave the table another primary key.
+    pub(super) fn knows(&self, table: usize, bound: &Bound) -> Result<bool, Failure> {
+        Ok(self.table(table)?.reader.read_pk(&bound.0).is_ok())
+    }
+
+    /// The rows after a bound (a primary key as a JSON object, so that it says of which columns), on the snapshot that is open.
     pub(super) fn read_chunk(&self, table: usize, after: Option<&Bound>, limits: ChunkLimits, as_of: Position) -> Result<Chunk, Failure> {
         let reader = &self.table(table)?.reader;
         let read_us = now_us();
@@ -24,7 +28,7 @@ impl Session {
         let limit = i64::try_from(limits.rows.max(1)).unwrap_or(i64::MAX).saturating_add(1);
         let mut statement = self.connection.prepare_cached(if after.is_some() { &reader.chunk_after } else { &reader.chunk_first })?;
         if let Some(after) = after {
-            for (place, value) in read_bound(after, reader)?.iter().enumerate() {
+            for (place, value) in reader.read_pk(&after.0)?.iter().enumerate() {
                 statement.raw_bind_parameter(place + 1, value)?;
             }
         }
@@ -46,7 +50,7 @@ impl Session {
             end = Some(key);
         }
         if let Some(key) = end {
-            chunk.upto = Some(bound(&key));
+            chunk.upto = Some(Bound(reader.pk(&key).into()));
         }
         Ok(chunk)
     }
@@ -64,27 +68,6 @@ impl Session {
         }
         Ok(chunk)
     }
-}
-
-/// A key as a JSON array.
-fn bound(key: &[Datum]) -> Bound {
-    let mut json = String::from("[");
-    for (place, value) in key.iter().enumerate() {
-        if place > 0 {
-            json.push(',');
-        }
-        values::push_key_json(&mut json, value.borrowed());
-    }
-    json.push(']');
-    Bound(json.into())
-}
-
-fn read_bound(bound: &Bound, reader: &RowReader) -> Result<Vec<Datum>, Failure> {
-    let raw: Option<Vec<&RawValue>> = serde_json::from_str(&bound.0).ok();
-    let key: Option<Vec<Datum>> = raw.and_then(|raw| raw.into_iter().map(values::read_key_json).collect());
-    // The table may have had another key when the chunk before this one was read: then nothing follows from it.
-    key.filter(|key| key.len() == reader.key_width)
-        .ok_or_else(|| Error::Changed(format!("{} is not a place in the table as it is now; its primary key changed", bound.0)).into())
 }
 
 fn now_us() -> i64 {

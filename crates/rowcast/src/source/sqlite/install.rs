@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use super::super::Error;
 use super::error::{Failure, patiently};
 use super::schema::{self, Table};
-use super::sql::quoted;
+use super::sql::{self, quoted};
 use super::triggers::{self, Logged, Trigger, value_column};
 use super::{Capture, SqliteSettings};
 use crate::mapping::{MappedTable, TableSettings, nearest};
@@ -87,6 +87,18 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
         .into());
     }
     Ok(Prepared { table, mapped, beside_key })
+}
+
+/// A changelog row of a table is shipped once, so a table can be mapped only once.
+pub(super) fn check_each_once(settings: &SqliteSettings) -> Result<(), Failure> {
+    for (index, table) in settings.tables.iter().enumerate() {
+        if settings.tables[..index].iter().any(|other| other.name == table.name) {
+            return Err(
+                Error::Fatal(format!("table {} is configured twice; a second key for it needs a pipeline of its own", table.name)).into()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// An open transaction that changes what is installed, and remembers what it did.
@@ -197,11 +209,12 @@ impl<'t> Installation<'t> {
     /// Makes the triggers of this number exactly those. Returns whether something had to be done.
     fn triggers(&mut self, table: &str, number: i64, wanted: &[Trigger]) -> Result<bool, Failure> {
         let mut found = installed(self.transaction, &format!("rowcast_{number}_*"))?;
+        let overtaken = self.overtaken(table, number)?;
         let mut changed = false;
         let mut missing = Vec::new();
         for trigger in wanted {
             match found.remove(&trigger.name) {
-                Some(sql) if sql == trigger.sql => {}
+                Some(sql) if sql == trigger.sql && !overtaken => {}
                 Some(_) => {
                     self.run(format!("DROP TRIGGER {}", quoted(&trigger.name)))?;
                     missing.push(trigger);
@@ -223,6 +236,22 @@ impl<'t> Installation<'t> {
             changed = true;
         }
         Ok(changed)
+    }
+
+    /// Whether the application has a trigger that runs before ours and may end a statement without them: SQLite runs the newest
+    /// first, and after RAISE(IGNORE) no other.
+    fn overtaken(&self, table: &str, number: i64) -> Result<bool, Failure> {
+        let mut statement = self.transaction.prepare(
+            "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 AND name NOT GLOB ?2 \
+             AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2)",
+        )?;
+        let mut rows = statement.query((table, format!("rowcast_{number}_*")))?;
+        while let Some(row) = rows.next()? {
+            if sql::may_ignore(&row.get::<_, String>(0)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Has SQLite compile what the application will do, so that functions and collations that only the application has are
@@ -278,7 +307,7 @@ pub(super) fn meta(connection: &Connection, name: &str) -> rusqlite::Result<Opti
     connection.query_row("SELECT CAST(value AS TEXT) FROM rowcast_meta WHERE name = ?1", [name], |row| row.get(0)).optional()
 }
 
-fn check_format(connection: &Connection) -> Result<(), Failure> {
+pub(super) fn check_format(connection: &Connection) -> Result<(), Failure> {
     match meta(connection, "format")? {
         Some(format) if format == FORMAT.to_string() => Ok(()),
         format => Err(Error::Fatal(format!(
@@ -302,7 +331,7 @@ pub(super) fn is_installed(connection: &Connection) -> rusqlite::Result<bool> {
 }
 
 /// Names and texts of our triggers.
-fn installed(connection: &Connection, pattern: &str) -> rusqlite::Result<BTreeMap<String, String>> {
+pub(super) fn installed(connection: &Connection, pattern: &str) -> rusqlite::Result<BTreeMap<String, String>> {
     let mut statement = connection.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?1")?;
     let rows = statement.query_map([pattern], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
@@ -335,6 +364,7 @@ fn install_in(transaction: &Transaction<'_>, settings: &SqliteSettings) -> Resul
     let mut installation = Installation::new(transaction);
     installation.tables()?;
     installation.pipeline(&settings.pipeline)?;
+    check_each_once(settings)?;
     let mut numbers = Vec::new();
     for table in &settings.tables {
         let prepared = prepare(transaction, table, settings.capture)?;
@@ -392,90 +422,11 @@ pub fn uninstall(path: &Path) -> Result<Report, Error> {
     .map_err(explain)
 }
 
-fn open_existing(path: &Path) -> Result<Connection, Failure> {
+pub(super) fn open_existing(path: &Path) -> Result<Connection, Failure> {
     if !path.exists() {
         return Err(Error::Fatal(format!("there is no database file {}", path.display())).into());
     }
     Ok(open(path)?)
-}
-
-/// What stands in a database.
-#[derive(Clone, Debug)]
-pub struct Inspection {
-    /// Its tables, by name.
-    pub tables: Vec<TableInspection>,
-    /// The changelog, if there is one.
-    pub changelog: Option<Waiting>,
-    /// Its journal mode (`wal`, `delete`, …).
-    pub journal_mode: String,
-}
-
-/// One table.
-#[derive(Clone, Debug)]
-pub struct TableInspection {
-    /// What it is, and why it cannot be used if it cannot.
-    pub table: Table,
-    /// How many triggers of ours are on it.
-    pub triggers: usize,
-    /// How it is followed, if it is.
-    pub capture: Option<String>,
-}
-
-/// The state of the changelog.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// Rows that have not been forgotten.
-    pub rows: u64,
-    /// The newest id; 0 where it is empty.
-    pub newest: u64,
-    /// Everything up to here has been confirmed.
-    pub forgotten: u64,
-    /// Whose history it is.
-    pub lineage: String,
-    /// Whose pipeline it serves.
-    pub pipeline: Option<String>,
-}
-
-/// Looks at a database and changes nothing.
-pub fn inspect(path: &Path) -> Result<Inspection, Error> {
-    let explain = |failure: Failure| failure.explain(path, "looking at it");
-    let mut connection = open_existing(path).map_err(explain)?;
-    patiently(Duration::from_secs(5), || {
-        let transaction = connection.transaction()?;
-        let there = is_installed(&transaction)?;
-        let mut tables = Vec::new();
-        for name in schema::names(&transaction)? {
-            let Some(table) = schema::read(&transaction, &name)? else { continue };
-            let registered = if there { registration(&transaction, &name)? } else { None };
-            let triggers = match &registered {
-                Some((number, _)) => installed(&transaction, &format!("rowcast_{number}_*"))?.len(),
-                None => 0,
-            };
-            tables.push(TableInspection { table, triggers, capture: registered.map(|(_, capture)| capture) });
-        }
-        let changelog = if there { Some(waiting(&transaction)?) } else { None };
-        let journal_mode = transaction.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-        Ok(Inspection { tables, changelog, journal_mode })
-    })
-    .map_err(explain)
-}
-
-fn waiting(connection: &Connection) -> Result<Waiting, Failure> {
-    check_format(connection)?;
-    let forgotten = forgotten(connection)?;
-    let (rows, newest) = connection.query_row(
-        "SELECT count(*), (SELECT coalesce(max(id), 0) FROM rowcast_changelog) FROM rowcast_changelog WHERE id > ?1",
-        [forgotten],
-        |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
-    )?;
-    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-    Ok(Waiting {
-        rows: unsigned(rows),
-        newest: unsigned(newest),
-        forgotten: unsigned(forgotten),
-        lineage: lineage(connection)?,
-        pipeline: meta(connection, "pipeline")?,
-    })
 }
 
 /// Up to which id everything has been confirmed.

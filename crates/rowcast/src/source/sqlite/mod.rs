@@ -5,6 +5,7 @@
 
 mod chunk;
 mod error;
+mod inspect;
 mod install;
 mod rows;
 mod schema;
@@ -26,7 +27,8 @@ use super::{Chunk, ChunkLimits, Error, Portion, PositionRecord, Source, Start};
 use crate::change::{Bound, Position};
 use crate::mapping::TableSettings;
 
-pub use install::{Inspection, Report, TableInspection, Waiting, inspect, install, plan, uninstall};
+pub use inspect::{Inspection, TableInspection, Waiting, inspect};
+pub use install::{Report, install, plan, uninstall};
 pub use schema::{Column, Table};
 
 use worker::Command;

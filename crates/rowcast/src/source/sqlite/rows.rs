@@ -318,3 +318,48 @@ fn after_in_mixed_order(columns: &[(String, &Part)]) -> String {
     }
     condition
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::TableSettings;
+    use crate::source::sqlite::{Capture, install};
+
+    #[test]
+    fn rows_are_found_by_their_indexes_never_by_looking_at_all() {
+        for (ddl, key) in [
+            ("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT NOT NULL UNIQUE)", None),
+            ("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT NOT NULL UNIQUE)", Some("t:{a}")),
+            ("CREATE TABLE t(k TEXT PRIMARY KEY COLLATE NOCASE, a TEXT NOT NULL) WITHOUT ROWID", Some("t:{a}:{k}")),
+            ("CREATE TABLE t(k TEXT NOT NULL, n INT NOT NULL, a TEXT, PRIMARY KEY(k, n))", None),
+            ("CREATE TABLE t(k TEXT NOT NULL, n INT NOT NULL, a TEXT, PRIMARY KEY(k DESC, n))", None),
+            ("CREATE TABLE t(k TEXT NOT NULL, n INT NOT NULL, a TEXT, PRIMARY KEY(k COLLATE RTRIM, n DESC)) WITHOUT ROWID", None),
+        ] {
+            let connection = Connection::open_in_memory().unwrap();
+            connection.execute_batch(ddl).unwrap();
+            let settings = TableSettings { key: key.map(str::to_owned), ..TableSettings::new("t") };
+            let reader = RowReader::new(&install::prepare(&connection, &settings, Capture::Triggers).unwrap());
+            let by_template = reader.by_template.as_ref().map(|by| &by.sql);
+            for sql in [&reader.by_key, &reader.chunk_after].into_iter().chain(by_template) {
+                let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+                let plan: Vec<String> = statement.raw_query().mapped(|row| row.get(3)).map(Result::unwrap).collect();
+                assert!(plan.len() == 1 && plan[0].starts_with("SEARCH"), "{ddl}: {sql}: {plan:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_primary_key_reads_back_whatever_the_order_of_its_columns() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t(\"a\"\"b\" TEXT, n INT, PRIMARY KEY(n, \"a\"\"b\")) WITHOUT ROWID").unwrap();
+        let settings = TableSettings { key: Some("t:{n}:{a\"b}".to_owned()), ..TableSettings::new("t") };
+        let reader = RowReader::new(&install::prepare(&connection, &settings, Capture::Triggers).unwrap());
+        let key = vec![Datum::Integer(1), Datum::Text(b"x\"".to_vec())];
+        assert_eq!(reader.pk(&key), r#"{"n":1,"a\"b":"x\""}"#);
+        assert_eq!(reader.read_pk(&reader.pk(&key)).unwrap(), key);
+        assert_eq!(reader.read_pk(r#"{"a\"b":"x\"", "n":1}"#).unwrap(), key);
+        for wrong in ["{}", "[1]", r#"{"n":1}"#, r#"{"n":1,"a\"b":"x","more":1}"#, r#"{"n":true,"a\"b":"x"}"#] {
+            assert!(reader.read_pk(wrong).is_err(), "{wrong}");
+        }
+    }
+}

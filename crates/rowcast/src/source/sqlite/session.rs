@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::super::{Error, PositionRecord, Start};
-use super::error::Failure;
+use super::error::{Failure, patiently};
 use super::install::{self, Installation};
 use super::rows::RowReader;
 use super::stream::{self, Read};
@@ -19,6 +19,9 @@ use crate::mapping::MappedTable;
 const TRIM_ROWS: i64 = 5000;
 /// How long fewer than that may wait.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
+
+/// The page cache: negative means KiB to SQLite.
+const CACHE_KIB: i64 = -8192;
 
 /// A table of the pipeline, in the order of the settings.
 #[derive(Debug)]
@@ -74,7 +77,7 @@ impl Session {
     pub(super) fn begin(settings: &SqliteSettings, record: Option<&PositionRecord>) -> Result<(Session, Start), Failure> {
         let path = &settings.path;
         let (mut connection, file) = open_this_file(path)?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        patiently(settings.busy_timeout, || Ok(set_up(&connection)?))?;
         let opened = install::writing(&mut connection, settings.busy_timeout, |transaction| open_history(transaction, settings, record))?;
         let start = Start {
             lineage: opened.lineage.clone(),
@@ -135,7 +138,15 @@ impl Session {
         outcome
     }
 
-    /// Notes that history up to here is no longer needed.
+    /// Gives this history up for a new one, in which everything is read again.
+    pub(super) fn give_up_history(&mut self, patience: Duration) -> Result<(), Failure> {
+        self.abandon()?;
+        install::writing(&mut self.connection, patience, |transaction| Installation::new(transaction).new_generation())?;
+        Ok(())
+    }
+
+    /// Notes that history up to here is no longer needed. It is written down with the next trim; what is written down is not
+    /// shipped again by a later session, whether its rows have gone already or not.
     pub(super) fn forget(&mut self, upto: Position) -> Result<(), Error> {
         let id = i64::try_from(upto.0).unwrap_or(i64::MAX);
         if id > self.shipped {
@@ -234,6 +245,14 @@ fn open_this_file(path: &Path) -> Result<(Connection, FileId), Failure> {
     Err(Error::Busy(format!("{} is being replaced again and again", path.display())).into())
 }
 
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    // What is written here may be lost in a power cut without harm: it is then written again.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // Caches share one budget per process here, and an idle connection of the application may hold all that is usual: then
+    // every page would be read from the file again and again.
+    connection.pragma_update(None, "cache_size", CACHE_KIB)
+}
+
 fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record: Option<&PositionRecord>) -> Result<Opened, Failure> {
     let run_install = |what: String| Failure::from(Error::Fatal(format!("{what}; run `rowcast install`")));
     let mut installation = Installation::new(transaction);
@@ -242,6 +261,7 @@ fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record
     }
     installation.tables()?;
     installation.pipeline(&settings.pipeline)?;
+    install::check_each_once(settings)?;
     let (mut tables, mut mapped) = (Vec::new(), Vec::new());
     for table in &settings.tables {
         let prepared = install::prepare(transaction, table, settings.capture)?;

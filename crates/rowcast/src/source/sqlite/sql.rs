@@ -30,9 +30,9 @@ fn without_comments(text: &str) -> String {
         let length = if rest.starts_with("--") {
             clean.push(' ');
             rest.find('\n').map_or(rest.len(), |end| end + 1)
-        } else if rest.starts_with("/*") {
+        } else if let Some(comment) = rest.strip_prefix("/*") {
             clean.push(' ');
-            rest[2..].find("*/").map_or(rest.len(), |end| end + 4)
+            comment.find("*/").map_or(rest.len(), |end| end + 4)
         } else {
             let length = quote_end(rest).unwrap_or(first.len_utf8());
             clean.push_str(&rest[..length]);
@@ -95,6 +95,12 @@ pub(super) fn names(text: &str) -> Vec<Token> {
         Piece::Other(_) => None,
     };
     pieces(text).into_iter().filter_map(named).collect()
+}
+
+/// Whether a trigger can end its statement by RAISE(IGNORE).
+pub(super) fn may_ignore(trigger: &str) -> bool {
+    let names = names(&without_comments(trigger));
+    names.windows(2).any(|pair| pair[0].name.eq_ignore_ascii_case("raise") && pair[1].name.eq_ignore_ascii_case("ignore"))
 }
 
 /// The expressions of a CREATE INDEX, without ASC and DESC, and the text after WHERE.

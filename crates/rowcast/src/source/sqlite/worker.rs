@@ -123,11 +123,7 @@ impl Worker {
                 self.waiting = Some(reply);
             }
             Command::Abandon { untaken, reply } => self.answer(reply, |worker| worker.abandon(untaken)),
-            Command::Chunk { table, after, limits, reply } => self.answer(reply, |worker| {
-                worker.read("reading existing rows", |session| {
-                    session.on_snapshot(|session, as_of| session.read_chunk(table, after.as_ref(), limits, as_of))
-                })
-            }),
+            Command::Chunk { table, after, limits, reply } => self.answer(reply, |worker| worker.chunk(table, after.as_ref(), limits)),
             Command::Rows { table, pks, reply } => self.answer(reply, |worker| {
                 worker.read("reading single rows", |session| session.on_snapshot(|session, as_of| session.read_rows(table, &pks, as_of)))
             }),
@@ -185,6 +181,20 @@ impl Worker {
             session.shipped = shipped;
         }
         session.abandon().map_err(|failure| failure.explain(&self.settings.path, "ending a read"))
+    }
+
+    fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Chunk, Error> {
+        let patience = self.settings.busy_timeout;
+        self.read("reading existing rows", |session| {
+            if let Some(bound) = after
+                && !session.knows(table, bound)?
+            {
+                // The resync that asks cannot be continued, and only a new history makes every consumer open another.
+                session.give_up_history(patience)?;
+                return Err(Error::Changed(format!("{} is not a key of the table as it is now; its primary key changed", bound.0)).into());
+            }
+            session.on_snapshot(|session, as_of| session.read_chunk(table, after, limits, as_of))
+        })
     }
 
     /// A read of its own, tried again while the database is locked.

@@ -1,0 +1,362 @@
+//! A database of two tables with a few keys each, read in one of two ways: as a log with every image, or, like SQLite's
+//! changelog, as names of keys whose rows are what one snapshot says.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rowcast::change::{Bound, Change, Image, KeyValue, Lineage, Op, Position, Table};
+use rowcast::mapping::{ColumnType, Descriptor, Keys, MappedTable, Shape, Template};
+use rowcast::source::{Chunk, ChunkLimits, Error, Portion, PositionRecord, ReadRow, Source, Start};
+use tokio::sync::Notify;
+
+use crate::chance::Chance;
+
+pub const TABLES: [(&str, &str); 2] = [("t", "abcd"), ("u", "wxyz")];
+
+pub fn keys(table: usize) -> impl Iterator<Item = char> {
+    TABLES[table].1.chars()
+}
+
+pub fn table_of(key: char) -> usize {
+    usize::from(TABLES[1].1.contains(key))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub table: usize,
+    /// `None` for a truncate.
+    pub key: Option<char>,
+    /// `None` for a delete.
+    pub value: Option<i64>,
+    pub version: i64,
+}
+
+#[derive(Clone)]
+pub struct Contents {
+    pub log: Vec<Entry>,
+    pub rows: BTreeMap<char, i64>,
+    /// When a key was deleted last.
+    pub gone: BTreeMap<char, i64>,
+    forgotten: usize,
+}
+
+pub struct State {
+    pub now: Contents,
+    pub version: i64,
+    pub backup: Option<Contents>,
+    lineage: Option<u64>,
+    lineages: u64,
+    /// How often the source went back in time, and how often it had when each lineage began.
+    pub restores: u64,
+    pub epochs: BTreeMap<String, u64>,
+    /// Counts up with every change of a table's mapping.
+    pub mappings: [u32; 2],
+}
+
+#[derive(Clone)]
+pub struct Database {
+    state: Arc<Mutex<State>>,
+    committed: Arc<Notify>,
+    pub chance: Chance,
+    /// Whether the stream is names of keys instead of images.
+    pub names: bool,
+}
+
+impl Database {
+    pub fn new(chance: &Chance) -> Database {
+        let now = Contents { log: Vec::new(), rows: BTreeMap::new(), gone: BTreeMap::new(), forgotten: 0 };
+        let state =
+            State { now, version: 0, backup: None, lineage: None, lineages: 0, restores: 0, epochs: BTreeMap::new(), mappings: [0, 0] };
+        Database { state: Arc::new(Mutex::new(state)), committed: Arc::default(), chance: chance.clone(), names: chance.is(0.5) }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn write(&self) {
+        let key = self.chance.pick(&"abcdwxyz".chars().collect::<Vec<_>>());
+        let (truncate, delete) = (self.chance.is(0.04), self.chance.is(0.3));
+        let mut state = self.state();
+        state.version += 1;
+        let (version, table) = (state.version, table_of(key));
+        let now = &mut state.now;
+        let (key, value) = if truncate {
+            now.rows.retain(|key, _| table_of(*key) != table);
+            now.gone.extend(keys(table).map(|key| (key, version)));
+            (None, None)
+        } else if delete && now.rows.remove(&key).is_some() {
+            now.gone.insert(key, version);
+            (Some(key), None)
+        } else {
+            now.rows.insert(key, version);
+            (Some(key), Some(version))
+        };
+        now.log.push(Entry { table, key, value, version });
+        drop(state);
+        self.committed.notify_waiters();
+    }
+
+    pub fn back_up(&self) {
+        let mut state = self.state();
+        state.backup = Some(state.now.clone());
+    }
+
+    pub fn restore(&self) {
+        let mut state = self.state();
+        if let Some(backup) = state.backup.clone() {
+            state.now = backup;
+            state.restores += 1;
+        }
+        drop(state);
+        self.committed.notify_waiters();
+    }
+
+    pub fn remap(&self, table: usize) {
+        self.state().mappings[table] += 1;
+    }
+
+    /// The mapping of a table: every second change moves the keys, the others change the shape.
+    pub fn mapping(table: usize, number: u32) -> MappedTable {
+        let template = Template::configured(&format!("{}{}:{{id}}", TABLES[table].0, number / 2), |_| Some(ColumnType::Text)).unwrap();
+        let shape = if number.is_multiple_of(2) { Shape::Json } else { Shape::Hash };
+        MappedTable {
+            table: Table::from(TABLES[table].0),
+            columns: vec!["id".to_owned(), "v".to_owned()],
+            descriptor: Descriptor { fingerprint: format!("{number:08x}"), shape, keys: Keys { template, in_value: true } },
+        }
+    }
+}
+
+pub struct Reader {
+    database: Database,
+    lineage: Lineage,
+    /// The end of the last complete read.
+    read_to: usize,
+    record: PositionRecord,
+    queued: VecDeque<Portion>,
+}
+
+fn mark(contents: &Contents, at: usize) -> Option<String> {
+    if at == 0 { Some("the beginning".to_owned()) } else { contents.log.get(at - 1).map(|entry| format!("{entry:?}")) }
+}
+
+fn row(key: char, version: i64) -> Image {
+    Image::Present { json: format!(r#"{{"id":"{key}","v":{version}}}"#), key: vec![KeyValue::Text(key.to_string())] }
+}
+
+fn absent(key: char) -> Image {
+    Image::Absent { key: vec![KeyValue::Text(key.to_string())] }
+}
+
+fn pk(key: char) -> String {
+    format!(r#"{{"id":"{key}"}}"#)
+}
+
+impl Reader {
+    pub fn new(database: &Database) -> Reader {
+        let lineage = Lineage("none".into());
+        let record = PositionRecord { lineage: lineage.clone(), position: Position::START, mark: String::new() };
+        Reader { database: database.clone(), lineage, read_to: 0, record, queued: VecDeque::new() }
+    }
+
+    fn compare(&self, state: &State) -> Result<(), Error> {
+        let at = usize::try_from(self.record.position.0).unwrap();
+        if mark(&state.now, at).as_ref() == Some(&self.record.mark) {
+            Ok(())
+        } else {
+            Err(Error::Changed("the source went back".to_owned()))
+        }
+    }
+
+    fn record_at(&self, contents: &Contents, at: usize) -> PositionRecord {
+        PositionRecord { lineage: self.lineage.clone(), position: self.end(at), mark: mark(contents, at).unwrap() }
+    }
+
+    /// The position at which a read that ends after `at` entries is complete.
+    fn end(&self, at: usize) -> Position {
+        Position(at as u64, if self.database.names { at as u64 } else { 0 })
+    }
+
+    fn read(&mut self) -> Result<bool, Error> {
+        let database = self.database.clone();
+        let state = database.state();
+        self.compare(&state)?;
+        let length = state.now.log.len();
+        if length <= self.read_to {
+            return Ok(false);
+        }
+        if database.names {
+            self.read_names(&state.now, length)
+        } else {
+            self.read_log(&state.now, length)
+        }
+        Ok(true)
+    }
+
+    fn read_log(&mut self, contents: &Contents, length: usize) {
+        let to = length.min(self.read_to + 1 + self.database.chance.below(3));
+        let changes = (self.read_to..to).map(|index| {
+            let entry = &contents.log[index];
+            let image = match (entry.key, entry.value) {
+                (Some(key), Some(version)) => row(key, version),
+                (Some(key), None) => absent(key),
+                (None, _) => Image::Absent { key: Vec::new() },
+            };
+            change(entry, image, Position(index as u64 + 1, 0))
+        });
+        let changes = changes.collect();
+        self.record = self.record_at(contents, to);
+        self.queued.push_back(Portion::Record(self.record.clone()));
+        self.queued.push_back(Portion::Changes { changes, to: self.end(to), complete: true });
+        self.read_to = to;
+    }
+
+    fn read_names(&mut self, contents: &Contents, length: usize) {
+        let mut newest: BTreeMap<char, usize> = BTreeMap::new();
+        let mut changes = Vec::new();
+        for index in self.read_to..length {
+            match contents.log[index].key {
+                Some(key) => {
+                    newest.insert(key, index);
+                }
+                None => changes.push((index, None)),
+            }
+        }
+        changes.extend(newest.into_iter().map(|(key, index)| (index, Some(key))));
+        changes.sort_by_key(|(index, _)| *index);
+        let changes = changes.into_iter().map(|(index, key)| {
+            let image = match key {
+                Some(key) => contents.rows.get(&key).map_or_else(|| absent(key), |version| row(key, *version)),
+                None => Image::Absent { key: Vec::new() },
+            };
+            // What the snapshot says is as new as the key's newest version, whichever change named it.
+            let version = key.map_or(0, |key| contents.rows.get(&key).or(contents.gone.get(&key)).copied().unwrap_or(0));
+            Change { committed_us: version, ..change(&contents.log[index], image, Position(length as u64, index as u64 + 1)) }
+        });
+        let mut changes: Vec<Change> = changes.collect();
+        self.record = self.record_at(contents, length);
+        self.queued.push_back(Portion::Record(self.record.clone()));
+        while changes.len() > 1 && self.database.chance.is(0.4) {
+            let rest = changes.split_off(1 + self.database.chance.below(changes.len() - 1));
+            let to = changes[changes.len() - 1].position;
+            self.queued.push_back(Portion::Changes { changes, to, complete: false });
+            changes = rest;
+        }
+        self.queued.push_back(Portion::Changes { changes, to: self.end(length), complete: true });
+        self.read_to = length;
+    }
+
+    fn chunk_of(&self, state: &State, rows: Vec<ReadRow>, upto: Option<Bound>, last: bool) -> Chunk {
+        Chunk { rows, upto, last, as_of: self.end(state.now.log.len()), read_us: state.version }
+    }
+}
+
+fn change(entry: &Entry, image: Image, position: Position) -> Change {
+    let op = match (entry.key, &image) {
+        (None, _) => Op::Truncate,
+        (_, Image::Present { .. }) => Op::Update,
+        _ => Op::Delete,
+    };
+    let pk = entry.key.map(pk).unwrap_or_default();
+    Change { op, table: entry.table, pk, image, position, committed_us: entry.version }
+}
+
+impl Source for Reader {
+    async fn begin(&mut self, record: Option<&PositionRecord>) -> Result<Start, Error> {
+        self.database.chance.latency().await;
+        let database = self.database.clone();
+        let mut state = database.state();
+        let name = |number: Option<u64>| Lineage(format!("sim:{}", number.unwrap_or(0)).into());
+        let same = state.lineage.is_some()
+            && record.is_some_and(|record| {
+                record.lineage == name(state.lineage)
+                    && mark(&state.now, usize::try_from(record.position.0).unwrap()).as_ref() == Some(&record.mark)
+            });
+        if !same {
+            state.lineages += 1;
+            state.lineage = Some(state.lineages);
+            let (begun, restores) = (name(state.lineage), state.restores);
+            state.epochs.insert(begun.0.to_string(), restores);
+            if !database.names {
+                // A log's old images would take keys back where the record was lost and the source is whole.
+                state.now.forgotten = state.now.log.len();
+            }
+        }
+        self.lineage = name(state.lineage);
+        self.read_to = state.now.forgotten;
+        self.queued.clear();
+        let at = record.filter(|_| same).map_or(state.now.log.len(), |record| usize::try_from(record.position.0).unwrap());
+        self.record = self.record_at(&state.now, at);
+        let tables: Vec<MappedTable> = state.mappings.iter().enumerate().map(|(table, number)| Database::mapping(table, *number)).collect();
+        Ok(Start {
+            lineage: self.lineage.clone(),
+            from: self.end(self.read_to),
+            record: self.record.clone(),
+            tables: tables.into(),
+            notes: Vec::new(),
+        })
+    }
+
+    async fn next(&mut self) -> Result<Portion, Error> {
+        loop {
+            let database = self.database.clone();
+            let committed = database.committed.notified();
+            tokio::pin!(committed);
+            committed.as_mut().enable();
+            if let Some(portion) = self.queued.front().cloned() {
+                database.chance.latency().await;
+                self.queued.pop_front();
+                return Ok(portion);
+            }
+            if !self.read()? {
+                committed.await;
+            }
+        }
+    }
+
+    async fn abandon(&mut self) -> Result<(), Error> {
+        if !self.queued.is_empty() {
+            self.queued.clear();
+            self.read_to = self.database.state().now.forgotten;
+        }
+        Ok(())
+    }
+
+    async fn chunk(&mut self, table: usize, after: Option<&Bound>, _: ChunkLimits) -> Result<Chunk, Error> {
+        self.database.chance.latency().await;
+        let step = 1 + self.database.chance.below(3);
+        let state = self.database.state();
+        self.compare(&state)?;
+        let start = after.map(|bound| serde_json::from_str::<[char; 1]>(&bound.0).unwrap()[0]);
+        let following: Vec<char> = keys(table).filter(|key| start.is_none_or(|start| *key > start)).collect();
+        let span = &following[..step.min(following.len())];
+        let upto = span.last().map(|key| Bound(format!("[\"{key}\"]").into())).or(after.cloned());
+        let rows =
+            span.iter().filter_map(|key| state.now.rows.get(key).map(|version| ReadRow { pk: pk(*key), image: row(*key, *version) }));
+        Ok(self.chunk_of(&state, rows.collect(), upto, span.len() == following.len()))
+    }
+
+    async fn rows(&mut self, _: usize, pks: &[String]) -> Result<Chunk, Error> {
+        self.database.chance.latency().await;
+        let state = self.database.state();
+        self.compare(&state)?;
+        let rows = pks.iter().map(|text| {
+            let key = keys(0).chain(keys(1)).find(|key| pk(*key) == *text).unwrap();
+            let image = state.now.rows.get(&key).map_or_else(|| absent(key), |version| row(key, *version));
+            ReadRow { pk: text.clone(), image }
+        });
+        Ok(self.chunk_of(&state, rows.collect(), None, true))
+    }
+
+    async fn forget(&mut self, upto: Position) -> Result<(), Error> {
+        self.database.chance.latency().await;
+        let mut state = self.database.state();
+        // The source may have gone back since; then nothing is known of what may go.
+        if self.compare(&state).is_ok() {
+            let upto = usize::try_from(upto.0).unwrap();
+            state.now.forgotten = state.now.forgotten.max(upto);
+        }
+        Ok(())
+    }
+}
