@@ -284,7 +284,7 @@ fn status_shows_what_it_can_reach_and_says_what_it_cannot() {
 
     let said = rowcast(folder.path(), &["status"]);
     assert_eq!(said.code, Some(1));
-    assert!(said.stdout.contains("2 changelog rows are not yet confirmed"), "{}", said.stdout);
+    assert!(said.stdout.contains("2 changelog rows are still kept for delivery"), "{}", said.stdout);
 }
 
 #[test]

@@ -103,11 +103,7 @@ impl Status<'_> {
             Err(error) => writeln!(text, "source  {error}")?,
             Ok(None) => writeln!(text, "source  nothing is installed in {}; run `rowcast install`", self.config.source.path.display())?,
             Ok(Some(waiting)) => {
-                writeln!(
-                    text,
-                    "source  {} not yet confirmed by the broker",
-                    count(waiting.rows, "changelog row is", "changelog rows are")
-                )?;
+                writeln!(text, "source  {} still kept for delivery", count(waiting.rows, "changelog row is", "changelog rows are"))?;
                 writeln!(text, "        newest {}, lineage {}", grouped(waiting.newest), waiting.lineage)?;
             }
         }

@@ -26,8 +26,8 @@ use rowcast::consumer::{self, Consumer};
 use rowcast::mapping::TableSettings;
 use rowcast::meter::Meter;
 use rowcast::publisher::{self, Publisher};
-use rowcast::source::Source;
 use rowcast::source::sqlite::{self, Capture, SqliteSettings, SqliteSource};
+use rowcast::source::{self, Source};
 use rowcast::verify::{self, Comparison};
 
 use self::story::Story;
@@ -117,9 +117,9 @@ impl Stage {
         };
         let cache = match &args.cache {
             None => CacheConfig::Memory,
-            Some(url) => {
-                CacheConfig::Redis(RedisSettings::new(url, &pipeline).map_err(|error| Failure::Wrong(format!("--cache: {error}")))?)
-            }
+            Some(url) => CacheConfig::Redis(Box::new(
+                RedisSettings::new(url, &pipeline).map_err(|error| Failure::Wrong(format!("--cache: {error}")))?,
+            )),
         };
         Ok(Stage {
             broker: AnyBroker::new(&broker, args.partitions),
@@ -257,6 +257,13 @@ async fn until_caught_up<L: Link>(stage: &Stage, link: &mut L, watch: &Watch) ->
 async fn compare<L: Link>(stage: &Stage, link: &mut L, story: &Story) -> anyhow::Result<Comparison> {
     story.comparing()?;
     let mut source = SqliteSource::new(stage.source()).context("cannot start the thread that reads SQLite")?;
-    let start = source.begin(None).await?;
+    let deadline = Instant::now() + PATIENCE;
+    let start = loop {
+        match source.begin(None).await {
+            // The connections that were just closed may still be tidying up.
+            Err(source::Error::Busy(_)) if Instant::now() < deadline => tokio::time::sleep(LOOK).await,
+            begun => break begun?,
+        }
+    };
     Ok(verify::compare(&mut source, &start.tables, link).await?)
 }
