@@ -332,6 +332,19 @@ fn a_url_that_cannot_be_one_is_named_and_never_shown() {
 }
 
 #[test]
+fn a_password_that_breaks_its_url_is_not_shown() {
+    for sign in ["?", "#", "/", "\\", "@", ":", " ", "%", "[", "?heartbeat="] {
+        for (secret, url) in [("${RABBIT_PASSWORD}", "amqp"), ("${REDIS_PASSWORD}", "redis")] {
+            for broken in [format!("{sign}{secret}"), format!("{secret}{sign}"), format!("{secret}{sign}{secret}")] {
+                let text = GOOD.replacen(secret, &broken.replace('\\', "\\\\"), 1);
+                let shown = parse(&text).map_or_else(|error| error.to_string(), |config| format!("{config:?}"));
+                assert!(!shown.contains("hunter"), "{url} {broken}: {shown}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_substituted_is_named() {
     insta::assert_snapshot!(error("${RABBIT_PASSWORD}", "${RABIT_PASSWORD}"), @r#"
     conf/rowcast.toml:9:7: the environment variable RABIT_PASSWORD is not set
