@@ -1,6 +1,7 @@
 //! Standard error: the log, and on a terminal the lines that move beneath it.
 
 use std::io::{self, IsTerminal, Write};
+use std::ops::Deref;
 
 use indicatif::{MultiProgress, ProgressBar};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -22,9 +23,30 @@ impl Screen {
         Screen { bars: MultiProgress::new() }
     }
 
-    /// Shows a line that moves, until it is cleared.
-    pub fn add(&self, bar: ProgressBar) -> ProgressBar {
-        self.bars.add(bar)
+    /// Shows a line that moves, until what is returned is dropped.
+    pub fn show(&self, bar: ProgressBar) -> Moving {
+        Moving { bar: self.bars.add(bar), bars: self.bars.clone() }
+    }
+}
+
+/// A line that moves.
+pub struct Moving {
+    bar: ProgressBar,
+    bars: MultiProgress,
+}
+
+impl Deref for Moving {
+    type Target = ProgressBar;
+
+    fn deref(&self) -> &ProgressBar {
+        &self.bar
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+        self.bars.remove(&self.bar);
     }
 }
 

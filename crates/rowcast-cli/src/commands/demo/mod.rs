@@ -189,7 +189,7 @@ async fn perform<B: Broker, C: Cache>(
         let load = load::Load::new(screen, story, changes)?;
         load.write(&db, &mut live, &meter).await?;
         until_caught_up(stage, &mut link, &watch).await?;
-        load.finish();
+        drop(load);
         anyhow::Ok(watch.last().unwrap_or(started) - started)
     };
     let played = tokio::select! {
