@@ -1,5 +1,7 @@
 //! The wish to stop, passed down to whoever runs. Dropping the [`Stopper`] is the wish, too.
 
+use std::future::Future;
+
 use tokio::sync::watch;
 
 /// The end that asks.
@@ -24,6 +26,16 @@ impl Stopper {
 }
 
 impl Stop {
+    /// The wish is uttered when `event` has happened: `Stop::when(tokio::signal::ctrl_c())`. Has to be called in a runtime.
+    pub fn when(event: impl Future + Send + 'static) -> Stop {
+        let (stopper, stop) = channel();
+        tokio::spawn(async move {
+            drop(event.await);
+            stopper.stop();
+        });
+        stop
+    }
+
     /// Waits for the wish. Cancel safe.
     pub async fn requested(&mut self) {
         // An error means that the other end was dropped.

@@ -1,7 +1,7 @@
 //! The guide's `User` model and what its publisher does with it: plain SeaORM.
 //!
-//! Nothing here knows of a broker or a cache. The hooks on the model ([`user`]) write down each change in the transaction that
-//! makes it, and rowcast ships it from there.
+//! None of these functions knows of a broker or a cache. The hooks on the model ([`user`]) write down each change in the
+//! transaction that makes it, and rowcast ships it from there.
 
 use std::path::Path;
 
@@ -9,6 +9,18 @@ use sea_orm::ActiveValue::{NotSet, Set, Unchanged};
 use sea_orm::{ActiveModelTrait, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait, QueryOrder, Schema, TransactionTrait};
 
 pub mod user;
+
+/// What the pipeline is called, in RabbitMQ and in Redis.
+pub const PIPELINE: &str = "users";
+
+/// How many queues share the changes, and so how many consumers can share the work.
+pub const PARTITIONS: u16 = 4;
+
+/// rowcast says what it does through `tracing`; this shows it, and keeps it apart from what the programs print.
+pub fn log_to_stderr() {
+    let rowcast = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,rowcast=info,lapin=off".into());
+    tracing_subscriber::fmt().with_env_filter(rowcast).with_target(false).with_writer(std::io::stderr).init();
+}
 
 /// Opens or creates the database, with the `users` table and rowcast's changelog.
 pub async fn open(path: &Path) -> Result<DatabaseConnection, DbErr> {

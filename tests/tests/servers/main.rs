@@ -2,6 +2,7 @@
 
 mod broker;
 mod cache;
+mod faults;
 mod rabbitmq;
 mod redis;
 mod sqlite;

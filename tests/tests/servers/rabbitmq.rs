@@ -24,7 +24,7 @@ const PREFETCH: u16 = 60;
 
 const TYPES: [QueueType; 2] = [QueueType::Quorum, QueueType::Classic];
 
-fn shared() -> &'static RabbitServer {
+pub fn shared() -> &'static RabbitServer {
     tokio::task::block_in_place(|| &*SHARED)
 }
 

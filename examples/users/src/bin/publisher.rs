@@ -1,17 +1,24 @@
 //! The guide's first program: an application that writes users to a SQLite database.
 //!
-//! It never talks to a broker, so it works, and takes as long as ever, whether or not one can be reached. Each change is recorded
-//! in the database by the model's hooks, and shipped from there.
+//! What writes never talks to a broker, so it works, and takes as long as ever, whether or not one can be reached. Each change is
+//! recorded in the database by the model's hooks, and `publisher ship`, a process beside, brings it to RabbitMQ from there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{ArgGroup, Parser, Subcommand};
+use rowcast::broker::rabbitmq::{QueueType, RabbitBroker, RabbitSettings};
+use rowcast::mapping::TableSettings;
+use rowcast::publisher::{Publisher, Settings};
+use rowcast::source::sqlite::{Capture, SqliteSettings, SqliteSource};
+use rowcast::stop::Stop;
 use sea_orm::DatabaseConnection;
+use users::{PARTITIONS, PIPELINE};
 
-/// Writes users to a SQLite database.
+/// Writes users to a SQLite database, and ships the changes to RabbitMQ.
 #[derive(Parser)]
 #[command(name = "publisher")]
 struct Arguments {
@@ -48,6 +55,12 @@ enum Command {
         #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u64).range(1..))]
         per_second: Option<u64>,
     },
+    /// Bring the changes to RabbitMQ, those that wait and those to come, until Ctrl-C.
+    Ship {
+        /// RabbitMQ.
+        #[arg(long, env = "BROKER_URL", hide_env_values = true, value_name = "URL", default_value = "amqp://127.0.0.1/%2f")]
+        broker: String,
+    },
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -82,8 +95,20 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
         }
         Command::Load { users, per_second } => load(&db, users, per_second).await?,
+        Command::Ship { broker } => ship(&arguments.db, &broker).await?,
     }
     db.close().await?;
+    Ok(())
+}
+
+/// Reads the changes that the hooks have recorded, and those of other programs too where triggers are installed.
+async fn ship(path: &Path, broker: &str) -> anyhow::Result<()> {
+    users::log_to_stderr();
+    let users = TableSettings { key: Some("user:{id}".to_owned()), ..TableSettings::new("users") };
+    let database = SqliteSettings { tables: vec![users], capture: Capture::Hooks, ..SqliteSettings::new(path, PIPELINE) };
+    let broker = RabbitBroker::new(RabbitSettings::new(broker, PIPELINE, PARTITIONS, QueueType::Quorum)?);
+    let publisher = Publisher::new(Settings::new(PIPELINE, PARTITIONS), SqliteSource::new(database)?, broker, Arc::default());
+    publisher.run(Stop::when(tokio::signal::ctrl_c())).await?;
     Ok(())
 }
 

@@ -264,15 +264,17 @@ fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record
     install::check_each_once(settings)?;
     let (mut tables, mut mapped) = (Vec::new(), Vec::new());
     for table in &settings.tables {
-        let prepared = install::prepare(transaction, table, settings.capture)?;
-        match install::registration(transaction, &table.name)? {
-            None if settings.capture == Capture::Triggers => return Err(run_install(format!("table {} is not followed yet", table.name))),
-            Some((_, known)) if known != settings.capture.name() => {
-                return Err(run_install(format!("table {} is followed by {known}, not {}", table.name, settings.capture.name())));
+        let capture = match (settings.capture, install::registration(transaction, &table.name)?) {
+            // Triggers see whatever hooks see, and the hooks leave the recording to them.
+            (Capture::Hooks, Some((_, known))) if known == Capture::Triggers.name() => Capture::Triggers,
+            (Capture::Triggers, Some((_, known))) if known != Capture::Triggers.name() => {
+                return Err(run_install(format!("table {} is followed by {known}, not triggers", table.name)));
             }
-            _ => {}
-        }
-        let number = installation.table(&prepared, settings.capture)?;
+            (Capture::Triggers, None) => return Err(run_install(format!("table {} is not followed yet", table.name))),
+            (capture, _) => capture,
+        };
+        let prepared = install::prepare(transaction, table, capture)?;
+        let number = installation.table(&prepared, capture)?;
         tables.push(SessionTable { number, reader: RowReader::new(&prepared) });
         mapped.push(prepared.mapped);
     }

@@ -1,0 +1,13 @@
+//! The whole path on real servers while things go wrong: SQLite, the real `rowcast`, RabbitMQ and Redis, with somebody writing all
+//! the while and somebody reading all the while.
+//!
+//! [`world::World`] sets it up and judges it; each test strikes once or a few times and says what must not have followed.
+
+mod binary;
+mod consumers;
+mod contents;
+mod half;
+mod schema;
+mod watcher;
+mod world;
+mod writer;

@@ -1,0 +1,250 @@
+//! Everything that a test strikes at: database, writer, servers, processes, watcher; and the judgement at the end.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties};
+use rowcast_testkit::folder::Folder;
+use rowcast_testkit::redis::RedisServer;
+use rowcast_testkit::wait::until_blocking;
+use tokio::runtime::Runtime;
+
+use super::binary;
+use super::contents::{self, Contents, Value};
+use super::half::{Half, Log};
+use super::schema;
+use super::watcher::Watcher;
+use super::writer::{self, Writer};
+
+/// How long the cache may take to agree with the database once nobody writes any more.
+const AGREEMENT: Duration = Duration::from_secs(60);
+
+/// How many partitions there are.
+pub const PARTITIONS: usize = 4;
+
+/// One pipeline with everything around it. A test that fails prints the seed and the ends of all logs.
+pub struct World {
+    pub pipeline: String,
+    pub redis: RedisServer,
+    pub writer: Writer,
+    runtime: Runtime,
+    seed: u64,
+    broker_url: String,
+    watcher: Watcher,
+    logs: RefCell<Vec<Log>>,
+    folder: Folder,
+}
+
+/// How a process reaches its server, where it is not the straight way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Route<'u> {
+    pub broker: Option<&'u str>,
+    pub cache: Option<&'u str>,
+}
+
+impl World {
+    /// A database with `rows` users beyond the writer's reach, a fresh Redis with some strangers' keys, triggers, and a writer at
+    /// work. No half runs yet.
+    pub fn new(pipeline: &str, broker_url: &str, rows: u32) -> World {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let seed = std::env::var("ROWCAST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("ROWCAST_SEED is a number"));
+        let folder = Folder::new("rowcast-faults-").expect("a folder");
+        let database = writer::connect(&folder.path().join("app.db"));
+        database.execute_batch(schema::SCHEMA).expect("the schema");
+        let preload = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                       INSERT INTO stock SELECT 'preloaded' || i, i, i FROM n WHERE i <= ?1";
+        if rows > 0 {
+            database.execute(preload, [rows]).expect("rows");
+        }
+        let redis = runtime.block_on(RedisServer::start()).expect("a Redis server");
+        let mut client = client(&redis);
+        for (key, value) in schema::STRANGERS {
+            redis::cmd("SET").arg(key).arg(value).exec(&mut client).expect("a stranger's key");
+        }
+        let watcher = Watcher::start(&redis.url());
+        let configuration = configuration(pipeline, broker_url, &redis.url());
+        std::fs::write(folder.path().join("rowcast.toml"), configuration).expect("a configuration");
+        let installed = Command::new(binary::rowcast()).arg("install").current_dir(folder.path()).output().expect("rowcast runs");
+        assert!(installed.status.success(), "{installed:?}");
+        let writer = Writer::start(&folder.path().join("app.db"), seed, rows.into());
+        let (pipeline, broker_url) = (pipeline.to_owned(), broker_url.to_owned());
+        World { pipeline, redis, writer, runtime, seed, broker_url, watcher, logs: RefCell::default(), folder }
+    }
+
+    /// Starts `rowcast publish`.
+    pub fn publisher(&self, name: &str) -> Half {
+        self.half("publish", name, Route::default())
+    }
+
+    /// Starts `rowcast consume`.
+    pub fn consumer(&self, name: &str) -> Half {
+        self.half("consume", name, Route::default())
+    }
+
+    /// Starts `rowcast <command>` with servers that are reached in another way; its log is `<name>.log`.
+    pub fn half(&self, command: &str, name: &str, route: Route<'_>) -> Half {
+        let redis = self.redis.url();
+        let configuration = configuration(&self.pipeline, route.broker.unwrap_or(&self.broker_url), route.cache.unwrap_or(&redis));
+        let file = format!("{name}.toml");
+        std::fs::write(self.folder.path().join(&file), configuration).expect("a configuration");
+        let half = Half::start(self.folder.path(), command, &file, name);
+        self.logs.borrow_mut().push(half.log().clone());
+        half
+    }
+
+    /// Waits until every partition has a checkpoint and no resync is open.
+    pub fn wait_until_settled(&self) {
+        let mut unsettled = String::new();
+        let settled = until_blocking("every resync to be complete", AGREEMENT, || match self.open() {
+            Ok(open) if open.is_empty() => Some(()),
+            Ok(open) => {
+                unsettled = open;
+                None
+            }
+            Err(error) => {
+                unsettled = error.to_string();
+                None
+            }
+        });
+        settled.unwrap_or_else(|error| panic!("{error}; {unsettled}"));
+    }
+
+    /// What is still open; empty where nothing is.
+    fn open(&self) -> redis::RedisResult<String> {
+        let mut client = redis::Client::open(self.redis.url())?.get_connection()?;
+        let own = format!("rowcast:{{{}}}:", self.pipeline);
+        let checkpoints: Vec<String> = redis::cmd("KEYS").arg(format!("{own}checkpoint:*")).query(&mut client)?;
+        if checkpoints.len() != PARTITIONS {
+            return Ok(format!("checkpoints: {checkpoints:?}"));
+        }
+        let mut open = String::new();
+        for checkpoint in checkpoints {
+            let resyncs: String = redis::cmd("HGET").arg(&checkpoint).arg("resyncs").query(&mut client)?;
+            if resyncs != "{}" {
+                open.push_str(&format!("{checkpoint}: {resyncs}; "));
+            }
+        }
+        let seen: Vec<String> = redis::cmd("KEYS").arg(format!("{own}seen:*")).query(&mut client)?;
+        if open.is_empty() && !seen.is_empty() {
+            open = format!("seen logs are left: {seen:?}");
+        }
+        Ok(open)
+    }
+
+    /// The lines of all logs that tell of a resync of everything.
+    pub fn openings(&self) -> Vec<String> {
+        self.logs.borrow().iter().flat_map(Log::openings).collect()
+    }
+
+    /// In how many lines of all logs `words` stand.
+    pub fn said(&self, words: &str) -> usize {
+        self.logs.borrow().iter().map(|log| log.count(words)).sum()
+    }
+
+    /// Puts a row into the cache that the database does not have; only a resync's sweep finds it.
+    pub fn plant_orphan(&self) {
+        let mut client = client(&self.redis);
+        for number in 1_000_000..1_000_020 {
+            let row = format!(r#"{{"id":{number},"handle":"gone","name":null,"v":1}}"#);
+            redis::cmd("SET").arg(format!("users:{number}")).arg(row).exec(&mut client).expect("an orphan");
+        }
+    }
+
+    /// Somebody else's channel to the broker.
+    pub fn channel(&self) -> (Connection, Channel) {
+        self.runtime.block_on(async {
+            let connection = Connection::connect(&self.broker_url, ConnectionProperties::default()).await.expect("a connection");
+            let channel = connection.create_channel().await.expect("a channel");
+            (connection, channel)
+        })
+    }
+
+    /// The pipeline's queue `<end>` by its full name.
+    pub fn queue(&self, end: &str) -> String {
+        format!("rowcast.{}.{end}", self.pipeline)
+    }
+
+    /// How many messages wait in a queue.
+    pub fn depth(&self, queue: &str) -> u32 {
+        let (connection, channel) = self.channel();
+        self.runtime.block_on(async {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let depth =
+                channel.queue_declare(queue.into(), options, FieldTable::default()).await.expect("the queue is there").message_count();
+            connection.close(200, "done".into()).await.expect("an orderly end");
+            depth
+        })
+    }
+
+    /// Waits for something that needs the runtime.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Where the database is.
+    pub fn database(&self) -> PathBuf {
+        self.folder.path().join("app.db")
+    }
+
+    /// Stops the writer and judges: the cache comes to agree with the database, both ways; strangers' keys stand as they stood; no
+    /// key was seen going back; every resync was completed; nothing was set aside; whoever should live does.
+    pub fn judge(mut self, halves: &mut [&mut Half]) {
+        self.writer.stop();
+        let database = writer::connect(&self.database());
+        let mut expected = schema::expected(&database);
+        assert!(expected.len() > 50, "the writer has written something");
+        expected.extend(schema::STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
+        let mut differences = Vec::new();
+        let agreed = until_blocking("cache and database to agree", AGREEMENT, || {
+            differences = match contents::read(&mut client(&self.redis)) {
+                Ok(found) => contents::differences(&expected, &found),
+                Err(error) => vec![error.to_string()],
+            };
+            differences.is_empty().then_some(())
+        });
+        agreed.unwrap_or_else(|error| panic!("{error}:\n{}", differences.join("\n")));
+        self.wait_until_settled();
+        let found = contents::read(&mut client(&self.redis)).expect("the cache");
+        assert_agree(&expected, &found);
+        let (rounds, wrong) = self.watcher.stop();
+        assert!(rounds > 20, "the watcher looked only {rounds} times");
+        assert!(wrong.is_empty(), "{} sightings must not be:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
+        assert_eq!(self.depth(&self.queue("dead")), 0, "nothing is set aside");
+        for half in halves {
+            assert!(half.lives(), "it has ended: {}", half.log().tail());
+        }
+        assert_eq!(self.said("panicked"), 0, "nobody panics");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the pipeline {} ran with ROWCAST_SEED={}", self.pipeline, self.seed);
+            for log in self.logs.borrow().iter() {
+                eprintln!("{}", log.tail());
+            }
+        }
+    }
+}
+
+fn assert_agree(expected: &Contents, found: &Contents) {
+    let differences = contents::differences(expected, found);
+    assert!(differences.is_empty(), "a sweep spoiled what was right:\n{}", differences.join("\n"));
+}
+
+fn client(redis: &RedisServer) -> redis::Connection {
+    redis::Client::open(redis.url()).and_then(|client| client.get_connection()).expect("a client")
+}
+
+fn configuration(pipeline: &str, broker: &str, cache: &str) -> String {
+    format!(
+        "[pipeline]\nname = {pipeline:?}\n[source]\nurl = \"sqlite:app.db\"\n[broker]\nurl = {broker:?}\npartitions = {PARTITIONS}\n\
+         [cache]\nurl = {cache:?}\n{}",
+        schema::TABLES
+    )
+}
