@@ -64,7 +64,8 @@ impl World {
     pub fn new(seed: u64) -> World {
         let chance = Chance::new(seed);
         let partitions = 1 + u16::from(chance.is(0.3));
-        let broker = FaultyBroker { inner: MemoryBroker::new(partitions), chance: chance.clone(), late: Arc::default() };
+        let broker =
+            FaultyBroker { inner: MemoryBroker::new(partitions), chance: chance.clone(), late: Arc::default(), record: Arc::default() };
         let cache = FaultyCache { inner: MemoryCache::new("sim"), chance: chance.clone(), late: Arc::default() };
         cache.inner.alter(|contents| *contents = empty());
         World {
