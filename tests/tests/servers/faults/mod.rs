@@ -3,10 +3,14 @@
 //!
 //! [`world::World`] sets it up and judges it; each test strikes once or a few times and says what must not have followed.
 
+mod backlog;
 mod binary;
+mod broker;
 mod consumers;
 mod contents;
 mod half;
+mod network;
+mod publishers;
 mod schema;
 mod watcher;
 mod world;
