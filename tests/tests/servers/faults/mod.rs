@@ -4,10 +4,14 @@
 //! [`world::World`] sets it up and judges it; each test strikes once or a few times and says what must not have followed.
 
 mod binary;
+mod cache;
 mod consumers;
 mod contents;
 mod half;
+mod layout;
+mod mapping;
 mod schema;
+mod source;
 mod watcher;
 mod world;
 mod writer;
