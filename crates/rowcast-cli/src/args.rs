@@ -18,15 +18,15 @@ Begin with `rowcast demo`. For a database of your own: `rowcast init sqlite:app.
 Exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 the comparison found differences.")]
 pub struct LowArgs {
     /// The configuration file.
-    #[arg(long, global = true, value_name = "FILE", default_value = "rowcast.toml")]
+    #[arg(long, global = true, help_heading = "Global options", value_name = "FILE", default_value = "rowcast.toml")]
     pub config: PathBuf,
 
-    /// Show each change as it is applied; twice shows what the libraries say, too.
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    /// Show each change as it is applied (-vv: also what the libraries say).
+    #[arg(short, long, global = true, help_heading = "Global options", action = ArgAction::Count)]
     pub verbose: u8,
 
     /// The form of the log on stderr.
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Human)]
+    #[arg(long, global = true, help_heading = "Global options", value_enum, value_name = "FORMAT", default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
 
     #[command(subcommand)]

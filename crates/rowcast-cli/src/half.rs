@@ -14,8 +14,8 @@ use crate::signals::Signals;
 pub struct Half {
     name: &'static str,
     stopper: Stopper,
-    /// Told when the thread's work is over, however it ended.
-    over: oneshot::Receiver<()>,
+    /// Told when the thread's work is over, however it ended; taken once it was.
+    over: Option<oneshot::Receiver<()>>,
     thread: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -35,7 +35,7 @@ impl Half {
             runtime.block_on(work(stop))
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run).with_context(|| format!("cannot start the {name}"))?;
-        Ok(Half { name, stopper, over, thread })
+        Ok(Half { name, stopper, over: Some(over), thread })
     }
 
     /// Asks it to finish what is in hand.
@@ -45,9 +45,10 @@ impl Half {
 
     /// Waits for its end. Cancel safe.
     pub async fn over(&mut self) {
-        if !self.thread.is_finished() {
+        if let Some(over) = &mut self.over {
             // The sender is only ever dropped.
-            drop((&mut self.over).await);
+            drop(over.await);
+            self.over = None;
         }
     }
 

@@ -50,7 +50,7 @@ impl AnyCache {
     pub fn new(config: &CacheConfig, pipeline: &str) -> AnyCache {
         match config {
             CacheConfig::Memory => AnyCache::Memory(MemoryCache::new(pipeline)),
-            CacheConfig::Redis(settings) => AnyCache::Redis(RedisCache::new(settings.clone())),
+            CacheConfig::Redis(settings) => AnyCache::Redis(RedisCache::new((**settings).clone())),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Standard error: the log, and on a terminal the lines that move beneath it.
 
 use std::io::{self, IsTerminal, Write};
+use std::ops::Deref;
 
 use indicatif::{MultiProgress, ProgressBar};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -22,9 +23,30 @@ impl Screen {
         Screen { bars: MultiProgress::new() }
     }
 
-    /// Shows a line that moves, until it is cleared.
-    pub fn add(&self, bar: ProgressBar) -> ProgressBar {
-        self.bars.add(bar)
+    /// Shows a line that moves, until what is returned is dropped.
+    pub fn show(&self, bar: ProgressBar) -> Moving {
+        Moving { bar: self.bars.add(bar), bars: self.bars.clone() }
+    }
+}
+
+/// A line that moves.
+pub struct Moving {
+    bar: ProgressBar,
+    bars: MultiProgress,
+}
+
+impl Deref for Moving {
+    type Target = ProgressBar;
+
+    fn deref(&self) -> &ProgressBar {
+        &self.bar
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+        self.bars.remove(&self.bar);
     }
 }
 
@@ -51,16 +73,19 @@ impl<'w> MakeWriter<'w> for Screen {
     }
 }
 
-/// Sends the log to the screen from now on.
+/// Sends the log to the screen from now on; if it is to be `quiet`, only what goes wrong.
 pub fn log_to(screen: &Screen, verbose: u8, quiet: bool, format: LogFormat) {
     // A lost connection is told by rowcast itself, with what it does about it.
     let (own, lapin, others) = match verbose {
-        0 if quiet => (LevelFilter::WARN, LevelFilter::OFF, LevelFilter::WARN),
-        0 => (LevelFilter::INFO, LevelFilter::OFF, LevelFilter::WARN),
+        0 => (if quiet { LevelFilter::WARN } else { LevelFilter::INFO }, LevelFilter::OFF, LevelFilter::WARN),
         1 => (LevelFilter::DEBUG, LevelFilter::OFF, LevelFilter::WARN),
         _ => (LevelFilter::TRACE, LevelFilter::DEBUG, LevelFilter::DEBUG),
     };
-    let filter = Targets::new().with_default(others).with_target("rowcast", own).with_target("lapin", lapin);
+    let mut filter = Targets::new().with_default(others).with_target("rowcast", own).with_target("lapin", lapin);
+    if quiet && verbose == 0 {
+        // That a session begins with a new history is no news for a database that was just made.
+        filter = filter.with_target("rowcast::publisher::session", LevelFilter::ERROR);
+    }
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Human => {

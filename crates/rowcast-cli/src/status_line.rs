@@ -22,16 +22,14 @@ pub enum Shows {
 
 /// Shows the line until the future is dropped.
 pub async fn show(screen: &Screen, meter: &Meter, shows: Shows) {
-    let line = screen.add(ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{wide_msg}").expect("it is one")));
-    // Cleared also when this future is dropped.
-    let line = Cleared(line);
+    let line = screen.show(ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{wide_msg}").expect("it is one")));
     let mut before = Counts::default();
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         let now = Counts::of(meter);
-        line.0.set_message(text(meter, shows, before, now));
-        line.0.tick();
+        line.set_message(text(meter, shows, before, now));
+        line.tick();
         before = now;
     }
 }
@@ -44,14 +42,6 @@ pub fn total(meter: &Meter, shows: Shows) -> String {
         Shows::Run => format!("{published} and {wrote}"),
         Shows::Publish => published,
         Shows::Consume => wrote,
-    }
-}
-
-struct Cleared(ProgressBar);
-
-impl Drop for Cleared {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
     }
 }
 

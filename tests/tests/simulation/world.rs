@@ -48,7 +48,8 @@ pub struct World {
     /// Keeps whoever runs from stopping.
     stopper: (stop::Stopper, stop::Stop),
     saved: Option<Contents>,
-    /// Whether a checkpoint was lost, so that nobody knows of the seen logs it spoke of. (Redis lets them expire.)
+    /// Whether a checkpoint was lost, so that nobody knows any more of the seen logs that it spoke of (Redis lets them expire),
+    /// nor of the old templates (their keys stay: a limit that the README names).
     strays: bool,
     watch: Arc<Mutex<Watch>>,
 }
@@ -300,6 +301,11 @@ impl World {
     async fn settled(&self) -> bool {
         let mut contents = self.cache.inner.contents();
         let strangers = STRANGERS.iter().all(|key| contents.values.remove(*key).is_some());
+        if self.strays {
+            let current: Vec<String> =
+                self.database.state().mappings.iter().zip(TABLES).map(|(number, (table, _))| format!("{table}{}:", number / 2)).collect();
+            contents.values.retain(|key, _| current.iter().any(|prefix| key.starts_with(prefix)));
+        }
         let queues_empty =
             Partition::all(self.partitions).all(|partition| self.broker.inner.with_queue(partition, |queue| queue.is_empty()));
         strangers

@@ -95,29 +95,23 @@ fn write(config: &Path, text: &str, force: bool) -> Result<(), Failure> {
 
 fn configuration(url: &Path, database: &Path, inspection: &Inspection, usable: &[&Table], unusable: &[&Table]) -> String {
     let name = inspection.changelog.as_ref().and_then(|changelog| changelog.pipeline.clone()).unwrap_or_else(|| pipeline_name(database));
-    let mut text = format!(
-        r#"# rowcast keeps a Redis cache in step with this database through RabbitMQ.
-#
-# In every text ${{NAME}} stands for an environment variable, and "file:/run/secrets/x" for what is in that file.
-
-[pipeline]
-name = {name}                     # becomes part of the names of queues and of rowcast's own keys
-
-[source]
-url = {url}             # a relative path counts from the folder of this file
-# capture = "hooks"               # where the application records its changes through rowcast-sea-orm; else by triggers
-
-[broker]
-url = "amqp://localhost"          # amqp://user:password@host:5672/vhost, amqps:// with TLS; "memory:" needs no server, for a first try
-# partitions = 4                  # so many consumers can share the work
-# queue = "classic"               # "quorum" is replicated where RabbitMQ is a cluster
-
-[cache]
-url = "redis://localhost"         # redis://user:password@host:6379/0, rediss:// with TLS; "memory:" as above
-"#,
-        name = quoted(&name),
-        url = quoted(&format!("sqlite:{}", url.display())),
-    );
+    let mut text = [
+        "# rowcast keeps a Redis cache in step with this database through RabbitMQ.\n",
+        "#\n",
+        "# In every text ${NAME} stands for an environment variable, and \"file:/run/secrets/x\" for what is in that file.\n",
+        "\n[pipeline]\n",
+        &line(&format!("name = {}", quoted(&name)), "becomes part of the names of queues and of rowcast's own keys"),
+        "\n[source]\n",
+        &line(&format!("url = {}", quoted(&format!("sqlite:{}", url.display()))), "a relative path counts from the folder of this file"),
+        &line("# capture = \"hooks\"", "where the application records its changes through rowcast-sea-orm; else by triggers"),
+        "\n[broker]\n",
+        &line("url = \"amqp://localhost\"", "amqp://user:password@host:5672/vhost, amqps:// for TLS; \"memory:\" for a first try"),
+        &line("# partitions = 4", "so many consumers can share the work"),
+        &line("# queue = \"classic\"", "else \"quorum\", which a cluster replicates"),
+        "\n[cache]\n",
+        &line("url = \"redis://localhost\"", "redis://user:password@host:6379/0, rediss:// for TLS; \"memory:\" for a first try"),
+    ]
+    .concat();
     for table in usable {
         text.push_str(&table_text(table));
     }
@@ -137,12 +131,19 @@ fn table_text(table: &Table) -> String {
         ("", format!("{}{}", plain(&table.name), key.concat()))
     };
     let columns: Vec<String> = table.columns.iter().filter(|column| !column.generated).map(|column| quoted(&column.name)).collect();
-    format!(
-        "\n[[table]]\nname = {}\n{comment}key = {}\n# value = \"hash\"                  # a hash with a field a column, in the place of a JSON text\n# columns = [{}]\n",
-        quoted(&table.name),
-        quoted(&key),
-        columns.join(", ")
-    )
+    [
+        "\n[[table]]\n".to_owned(),
+        format!("name = {}\n", quoted(&table.name)),
+        line(&format!("{comment}key = {}", quoted(&key)), "the Redis key of a row"),
+        line("# value = \"hash\"", "else \"json\""),
+        line(&format!("# columns = [{}]", columns.join(", ")), "else all"),
+    ]
+    .concat()
+}
+
+/// A line with its comment, so that the comments stand in one column where there is room.
+fn line(setting: &str, comment: &str) -> String {
+    format!("{setting:<33} # {comment}\n")
 }
 
 fn pipeline_name(database: &Path) -> String {

@@ -83,11 +83,18 @@ impl Status<'_> {
         self.broker.as_ref().ok()?.iter().find(|queue| queue.name.ends_with(&end))
     }
 
-    /// Queues that belong to no partition.
-    fn other_queues(&self) -> impl Iterator<Item = &QueueState> {
-        let partitions: Vec<String> = Partition::all(self.config.partitions).map(|partition| format!(".{partition}")).collect();
-        let is_partition = move |queue: &&QueueState| !partitions.iter().any(|end| queue.name.ends_with(end));
-        self.broker.iter().flatten().filter(is_partition)
+    /// The depth of a queue that belongs to no partition; `None` where there is no such queue.
+    fn depth(&self, purpose: &str) -> Option<u64> {
+        let name = format!("rowcast.{}.{purpose}", self.config.pipeline);
+        self.broker.iter().flatten().find(|queue| queue.name == name).and_then(|queue| queue.depth)
+    }
+
+    fn broker_text(&self) -> String {
+        // The publisher's own queue lives as long as its connection.
+        let publisher = if self.depth("publisher").is_some() { "a publisher is connected" } else { "no publisher is connected" };
+        let requests = count(self.depth("control").unwrap_or(0), "request waits for it", "requests wait for it");
+        let dead = count(self.depth("dead").unwrap_or(0), "dead letter", "dead letters");
+        format!("{publisher}, {requests}; {dead}")
     }
 
     fn text(&self) -> String {
@@ -103,20 +110,13 @@ impl Status<'_> {
             Err(error) => writeln!(text, "source  {error}")?,
             Ok(None) => writeln!(text, "source  nothing is installed in {}; run `rowcast install`", self.config.source.path.display())?,
             Ok(Some(waiting)) => {
-                writeln!(
-                    text,
-                    "source  {} not yet confirmed by the broker",
-                    count(waiting.rows, "changelog row is", "changelog rows are")
-                )?;
+                writeln!(text, "source  {} still kept for delivery", count(waiting.rows, "changelog row is", "changelog rows are"))?;
                 writeln!(text, "        newest {}, lineage {}", grouped(waiting.newest), waiting.lineage)?;
             }
         }
         match &self.broker {
             Err(error) => writeln!(text, "broker  {error}")?,
-            Ok(_) => {
-                let others: Vec<String> = self.other_queues().map(queue_text).collect();
-                writeln!(text, "broker  {}", if others.is_empty() { "no other queues".to_owned() } else { others.join("\n        ") })?;
-            }
+            Ok(_) => writeln!(text, "broker  {}", self.broker_text())?,
         }
         match &self.cache {
             Err(error) => writeln!(text, "cache   {error}")?,
@@ -192,13 +192,6 @@ impl Status<'_> {
             "behind": self.behind(checkpoint),
             "resyncs": resyncs,
         })
-    }
-}
-
-fn queue_text(queue: &QueueState) -> String {
-    match queue.depth {
-        None => format!("{} does not exist", queue.name),
-        Some(depth) => format!("{}: {}", queue.name, count(depth, "message", "messages")),
     }
 }
 

@@ -49,7 +49,7 @@ pub enum CacheConfig {
     /// One inside the process, which nobody else can read.
     Memory,
     /// Redis or Valkey.
-    Redis(RedisSettings),
+    Redis(Box<RedisSettings>),
 }
 
 impl Config {

@@ -144,7 +144,7 @@ impl<'d> Reader<'d> {
             return Some(CacheConfig::Memory);
         }
         match RedisSettings::new(&url.value, pipeline) {
-            Ok(settings) => Some(CacheConfig::Redis(settings)),
+            Ok(settings) => Some(CacheConfig::Redis(Box::new(settings))),
             Err(error) => {
                 self.document.wrong(url.span, error.to_string());
                 None

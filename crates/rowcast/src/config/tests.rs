@@ -332,6 +332,19 @@ fn a_url_that_cannot_be_one_is_named_and_never_shown() {
 }
 
 #[test]
+fn a_password_that_breaks_its_url_is_not_shown() {
+    for sign in ["?", "#", "/", "\\", "@", ":", " ", "%", "[", "?heartbeat="] {
+        for (secret, url) in [("${RABBIT_PASSWORD}", "amqp"), ("${REDIS_PASSWORD}", "redis")] {
+            for broken in [format!("{sign}{secret}"), format!("{secret}{sign}"), format!("{secret}{sign}{secret}")] {
+                let text = GOOD.replacen(secret, &broken.replace('\\', "\\\\"), 1);
+                let shown = parse(&text).map_or_else(|error| error.to_string(), |config| format!("{config:?}"));
+                assert!(!shown.contains("hunter"), "{url} {broken}: {shown}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_substituted_is_named() {
     insta::assert_snapshot!(error("${RABBIT_PASSWORD}", "${RABIT_PASSWORD}"), @r#"
     conf/rowcast.toml:9:7: the environment variable RABIT_PASSWORD is not set
@@ -414,9 +427,7 @@ fn every_fault_is_named_at_once_in_the_order_of_the_file() {
 #[test]
 fn a_file_that_is_not_there_is_named_with_the_way_to_one() {
     let error = Config::read(Path::new("/no/such/rowcast.toml")).unwrap_err();
-    insta::assert_snapshot!(error, @r#"
-    there is no configuration file /no/such/rowcast.toml; write one with `rowcast init sqlite:app.db`, or name yours with --config
-    "#);
+    insta::assert_snapshot!(error, @"there is no configuration file /no/such/rowcast.toml; write one with `rowcast init sqlite:app.db`, or name yours with --config");
 }
 
 proptest::proptest! {

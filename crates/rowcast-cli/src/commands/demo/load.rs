@@ -10,14 +10,14 @@ use sea_orm::{DatabaseConnection, TransactionTrait};
 use super::story::Story;
 use super::user;
 use crate::numbers::span_us;
-use crate::screen::Screen;
+use crate::screen::{Moving, Screen};
 
 /// Changes in one transaction: enough that commits do not count, few enough that none waits long for its commit.
 const TRANSACTION: u64 = 100;
 
 /// A load with its progress bar.
 pub struct Load {
-    bar: ProgressBar,
+    bar: Moving,
     changes: u64,
 }
 
@@ -26,7 +26,7 @@ impl Load {
     pub fn new(screen: &Screen, story: &Story, changes: u64) -> anyhow::Result<Load> {
         story.load(changes)?;
         let style = ProgressStyle::with_template("  {bar:40} {human_pos}/{human_len}  {msg}")?.progress_chars("━╸ ");
-        let bar = screen.add(ProgressBar::new(changes).with_style(style));
+        let bar = screen.show(ProgressBar::new(changes).with_style(style));
         bar.enable_steady_tick(Duration::from_millis(100));
         Ok(Load { bar, changes })
     }
@@ -53,17 +53,6 @@ impl Load {
         }
         self.bar.set_message("written; waiting for the cache");
         Ok(())
-    }
-
-    /// The cache has caught up.
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
     }
 }
 

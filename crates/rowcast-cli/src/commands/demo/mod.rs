@@ -26,8 +26,8 @@ use rowcast::consumer::{self, Consumer};
 use rowcast::mapping::TableSettings;
 use rowcast::meter::Meter;
 use rowcast::publisher::{self, Publisher};
-use rowcast::source::Source;
 use rowcast::source::sqlite::{self, Capture, SqliteSettings, SqliteSource};
+use rowcast::source::{self, Source};
 use rowcast::verify::{self, Comparison};
 
 use self::story::Story;
@@ -89,7 +89,7 @@ pub async fn run(args: DemoArgs, screen: &Screen) -> Result<(), Failure> {
     let stage = Stage::new(&args, folder.path())?;
     stage.look_for_servers().await?;
     let story = Story::new(args.json);
-    story.opening(&stage, args.broker.is_some(), args.cache.is_some())?;
+    story.opening(&stage)?;
     let performed = with_broker!(stage.broker.clone(), broker => with_cache!(stage.cache.clone(), cache => {
         perform(&stage, broker, cache, args.rows, &story, screen, signals).await
     }));
@@ -117,9 +117,9 @@ impl Stage {
         };
         let cache = match &args.cache {
             None => CacheConfig::Memory,
-            Some(url) => {
-                CacheConfig::Redis(RedisSettings::new(url, &pipeline).map_err(|error| Failure::Wrong(format!("--cache: {error}")))?)
-            }
+            Some(url) => CacheConfig::Redis(Box::new(
+                RedisSettings::new(url, &pipeline).map_err(|error| Failure::Wrong(format!("--cache: {error}")))?,
+            )),
         };
         Ok(Stage {
             broker: AnyBroker::new(&broker, args.partitions),
@@ -189,7 +189,7 @@ async fn perform<B: Broker, C: Cache>(
         let load = load::Load::new(screen, story, changes)?;
         load.write(&db, &mut live, &meter).await?;
         until_caught_up(stage, &mut link, &watch).await?;
-        load.finish();
+        drop(load);
         anyhow::Ok(watch.last().unwrap_or(started) - started)
     };
     let played = tokio::select! {
@@ -257,6 +257,13 @@ async fn until_caught_up<L: Link>(stage: &Stage, link: &mut L, watch: &Watch) ->
 async fn compare<L: Link>(stage: &Stage, link: &mut L, story: &Story) -> anyhow::Result<Comparison> {
     story.comparing()?;
     let mut source = SqliteSource::new(stage.source()).context("cannot start the thread that reads SQLite")?;
-    let start = source.begin(None).await?;
+    let deadline = Instant::now() + PATIENCE;
+    let start = loop {
+        match source.begin(None).await {
+            // The connections that were just closed may still be tidying up.
+            Err(source::Error::Busy(_)) if Instant::now() < deadline => tokio::time::sleep(LOOK).await,
+            begun => break begun?,
+        }
+    };
     Ok(verify::compare(&mut source, &start.tables, link).await?)
 }

@@ -50,20 +50,30 @@ fn row_text(user: &user::Model) -> String {
     format!("id {}, name {}, email {}", user.id, user.name, user.email)
 }
 
-/// The next batch that carries a change of `key`, broken into lines where JSON allows it.
+/// The next batch that carries a change of `key`.
 async fn batch_with(batches: &mut UnboundedReceiver<Tapped>, key: &str) -> anyhow::Result<String> {
     while let Some((partition, body)) = batches.recv().await {
         let batch = Batch::decode(&body, partition)?;
         if batch.changes.iter().any(|change| change.key == key) {
             let text = String::from_utf8(body).context("a batch is text")?;
-            let broken = [",\"from\":", ",\"mapping\":", ",\"changes\":"].iter().fold(text, |text, part| {
-                let next = format!(",\n {}", &part[1..]);
-                text.replacen(part, &next, 1)
-            });
-            return Ok(broken.replace("\n{", "\n  {"));
+            return Ok(broken(&text));
         }
     }
     bail!("the publisher has ended")
+}
+
+/// The text of a batch, broken into lines where JSON allows it, so that it can be read.
+fn broken(batch: &str) -> String {
+    let breaks = [
+        (",\"lineage\":", " "),
+        (",\"partition\":", " "),
+        (",\"mapping\":", " "),
+        (",\"changes\":", " "),
+        (",\"row\":", "   "),
+        (",\"at\":", "   "),
+    ];
+    let lines = breaks.iter().fold(batch.to_owned(), |text, (part, indent)| text.replacen(part, &format!(",\n{indent}{}", &part[1..]), 1));
+    lines.replace("\n{", "\n  {")
 }
 
 async fn value<L: Link>(link: &mut L, key: &str) -> anyhow::Result<String> {

@@ -46,7 +46,8 @@ impl Story {
         if self.silent { Ok(()) } else { print(text) }
     }
 
-    pub fn opening(&self, stage: &Stage, _broker: bool, _cache: bool) -> anyhow::Result<()> {
+    /// What is about to be shown.
+    pub fn opening(&self, stage: &Stage) -> anyhow::Result<()> {
         let broker = match stage.broker {
             AnyBroker::Memory(_) => "a broker in this process",
             AnyBroker::Rabbit(_) => "RabbitMQ",
@@ -64,6 +65,7 @@ impl Story {
         ))
     }
 
+    /// One step.
     pub fn step(&self, step: &Step<'_>) -> anyhow::Result<()> {
         let mut text = format!("\n{BOLD}{}{BOLD:#}\n", step.title);
         let mut line = |label: &str, value: &str| {
@@ -81,10 +83,12 @@ impl Story {
         self.say(&text)
     }
 
+    /// The load begins.
     pub fn load(&self, changes: u64) -> anyhow::Result<()> {
         self.say(&format!("\n{BOLD}A load of {} inserts, updates and deletes{BOLD:#}\n", grouped(changes)))
     }
 
+    /// The comparison begins.
     pub fn comparing(&self) -> anyhow::Result<()> {
         self.say(&format!("\n{BOLD}A comparison of every row with its key, and every key with its row{BOLD:#}\n"))
     }

@@ -80,7 +80,7 @@ impl Summary {
         writeln!(text, "\n{BOLD}Summary{BOLD:#}")?;
         writeln!(text, "  rows         {}", grouped(self.rows))?;
         writeln!(text, "  changes      {} in {}, {} a second", grouped(self.changes), span(self.elapsed), grouped(self.changes_per_s))?;
-        writeln!(text, "  lag          p50 {} · p99 {} · max {}", lag(p50), lag(p99), lag(max))?;
+        writeln!(text, "  lag          p50 {} · p99 {} · max {}, from the statement to the cache", lag(p50), lag(p99), lag(max))?;
         writeln!(text, "  {verdict}differences  {}{verdict:#}", grouped(self.differences()))?;
         if self.differences() > 0 {
             let Summary { missing, stale, orphans, wrong_type, .. } = self;

@@ -120,8 +120,15 @@ fn parse(text: &str) -> Result<AMQPUri, InvalidSetting> {
     if url.fragment().is_some() {
         return Err(invalid("has a # in it, which is written as %23".to_owned()));
     }
-    if let Some((name, _)) = url.query_pairs().find(|(name, _)| name != "heartbeat") {
-        return Err(invalid(format!("has the parameter {name:?}, which means nothing here (only heartbeat does)")));
+    if url.path().contains('@') {
+        return Err(invalid("has an @ behind a /; in a user name or password / is written %2F, in a vhost @ is written %40".to_owned()));
+    }
+    // The name is not shown: behind a ? in a password stands the rest of it.
+    if url.query_pairs().any(|(name, _)| name != "heartbeat") {
+        return Err(invalid(
+            "has a parameter other than heartbeat behind its ?, which means nothing here; in a user name or password ? is written %3F"
+                .to_owned(),
+        ));
     }
     let mut uri: AMQPUri =
         text.parse().map_err(|_| invalid("holds a part that is not UTF-8, or a heartbeat that is no number".to_owned()))?;
@@ -176,7 +183,9 @@ mod tests {
             ("http://rabbit", "begins with http:"),
             ("amqp://ada:se#cret@rabbit", "%23"),
             ("amqp:///vhost", "names no host"),
-            ("amqp://ada:secret@rabbit?frame_max=1", "frame_max"),
+            ("amqp://ada:secret@rabbit?frame_max=1", "other than heartbeat"),
+            ("amqp://ada:?secret@rabbit", "%3F"),
+            ("amqp://ada:/secret@rabbit", "%2F"),
             ("amqp://ada:secret@rabbit?heartbeat=0", "between 1 and 60"),
             ("amqp://ada:secret@rabbit?heartbeat=often", "no number"),
             ("amqp://ada:secret@rabbit:port", "cannot be read"),
