@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lapin::options::BasicGetOptions;
-use lapin::{Connection, ConnectionProperties};
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties, Queue};
 use rowcast::config::Config;
 use rowcast::source::sqlite;
 use rowcast_testkit::process::Process;
@@ -81,25 +82,22 @@ impl Guide {
         until(key, DEADLINE, get).await.unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.log("consumer.log"), self.log("ship.log")));
     }
 
-    /// Waits until the queues hold changes, and returns them and leaves them there.
-    async fn waiting(&self, wanted: usize) -> Vec<serde_json::Value> {
-        let look = async || {
-            let connection = Connection::connect(&self.rabbit.url(), ConnectionProperties::default()).await.unwrap();
-            let channel = connection.create_channel().await.unwrap();
-            let mut changes = Vec::new();
-            for partition in 1..=users::PARTITIONS {
-                let queue = format!("rowcast.{}.{partition}of{}", users::PIPELINE, users::PARTITIONS);
-                // A queue that is not there yet ends the channel; it is looked at again.
-                while let Ok(Some(message)) = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await {
-                    let batch: serde_json::Value = serde_json::from_slice(&message.delivery.data).unwrap();
-                    changes.extend(batch["changes"].as_array().unwrap().iter().cloned());
-                }
-            }
-            // What was got and not acked goes back with the connection.
-            connection.close(200, "done".into()).await.unwrap();
-            (changes.len() == wanted).then_some(changes)
-        };
-        until("changes in the queues", DEADLINE, look).await.unwrap_or_else(|error| panic!("{error}:\n{}", self.log("ship.log")))
+    /// Binds a queue to the pipeline's exchange, as any other service may that wants the same changes.
+    async fn listen(&self) -> (Connection, Channel, Queue) {
+        let connection = Connection::connect(&self.rabbit.url(), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+        let exchange = format!("rowcast.{}", users::PIPELINE);
+        for partition in 1..=users::PARTITIONS {
+            let key = format!("{partition}of{}", users::PARTITIONS);
+            let options = QueueBindOptions::default();
+            channel
+                .queue_bind(queue.name().clone(), exchange.as_str().into(), key.as_str().into(), options, FieldTable::default())
+                .await
+                .unwrap();
+        }
+        (connection, channel, queue)
     }
 
     /// `rowcast install` with the configuration file of the guide.
@@ -128,12 +126,22 @@ fn median(mut times: Vec<Duration>) -> Duration {
 async fn the_guides_walk_through() {
     let guide = Guide::new().await;
     let ship = guide.ship();
+    let (connection, channel, queue) = guide.listen().await;
     guide.publisher(&["insert", "John Doe", "john@example.com"]);
-    // Before anybody consumes, the change can be seen in its queue.
-    let [change] = &guide.waiting(1).await[..] else { unreachable!("one was asked for") };
+    let batch = until("a batch with a change", DEADLINE, async || {
+        let message = channel.basic_get(queue.name().clone(), BasicGetOptions { no_ack: true }).await.unwrap()?;
+        let batch: serde_json::Value = serde_json::from_slice(&message.delivery.data).unwrap();
+        println!("{batch}");
+        (batch["changes"].as_array().unwrap().len() == 1).then_some(batch)
+    });
+    let batch = batch.await.unwrap();
+    let change = &batch["changes"][0];
+    assert_eq!((&batch["rowcast"], &batch["pipeline"]), (&serde_json::json!(1), &serde_json::json!("users")));
     assert_eq!(change["op"], "insert");
     assert_eq!(change["key"], "user:1");
     assert_eq!(change["row"], serde_json::json!({"id": 1, "name": "John Doe", "email": "john@example.com"}));
+
+    connection.close(200, "done".into()).await.unwrap();
 
     let consumer = guide.consumer();
     guide.value("user:1", Some(r#"{"id":1,"name":"John Doe","email":"john@example.com"}"#)).await;
