@@ -131,7 +131,6 @@ async fn the_guides_walk_through() {
     let batch = until("a batch with a change", DEADLINE, async || {
         let message = channel.basic_get(queue.name().clone(), BasicGetOptions { no_ack: true }).await.unwrap()?;
         let batch: serde_json::Value = serde_json::from_slice(&message.delivery.data).unwrap();
-        println!("{batch}");
         (batch["changes"].as_array().unwrap().len() == 1).then_some(batch)
     });
     let batch = batch.await.unwrap();

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 
 /// `rowcast` as cargo builds it, beside the tests' own binaries.
 static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
-    let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--workspace", "--bin", "rowcast"]).current_dir(workspace()).status();
+    let status =
+        Command::new(env!("CARGO")).args(["build", "--quiet", "--workspace", "--bin", "rowcast"]).current_dir(workspace()).status();
     assert!(status.expect("cargo runs").success(), "rowcast-cli does not build");
     let tests = std::env::current_exe().expect("a test has a path");
     let profile = tests.parent().and_then(Path::parent).expect("tests stand in deps");
