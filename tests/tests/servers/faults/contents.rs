@@ -30,8 +30,10 @@ pub fn read(client: &mut redis::Connection) -> redis::RedisResult<Contents> {
         for (key, kind) in some.iter().zip(types) {
             let value = match kind.as_str() {
                 "string" => redis::cmd("GET").arg(key).query::<Option<String>>(client)?.map(Value::Text),
-                "hash" => Some(Value::Hash(redis::cmd("HGETALL").arg(key).query(client)?)),
-                // It went since.
+                // Without fields it went since, as does what is of no type.
+                "hash" => {
+                    Some(redis::cmd("HGETALL").arg(key).query::<BTreeMap<_, _>>(client)?).filter(|it| !it.is_empty()).map(Value::Hash)
+                }
                 "none" => None,
                 other => Some(Value::Other(other.to_owned())),
             };

@@ -63,17 +63,21 @@ impl Reader {
         let (begun, seen) = (Instant::now(), self.seen);
         while world.said("or request: resync of settings, users") < times {
             assert!(begun.elapsed() < DEADLINE, "the changed mapping was not taken up");
-            self.ours(world);
+            drop(self.look(world));
         }
         world.wait_until_settled();
-        self.ours(world);
         assert!(self.seen > seen, "there was something to read");
     }
 
-    /// Everything but the strangers' keys; each row of `settings` in it is whole and not older than before.
+    /// What is to be seen now that no form changes any more.
     fn ours(&mut self, world: &World) -> Vec<(String, Value)> {
-        // A key whose form changes between TYPE and GET is an error of this reader, not of the cache.
-        let Ok(contents) = contents::read(&mut world.client()) else { return Vec::new() };
+        self.look(world).expect("every key can be read")
+    }
+
+    /// Everything but the strangers' keys; each row of `settings` in it is whole and not older than before. A key whose form changes
+    /// while it is read is an error of this reader, not of the cache.
+    fn look(&mut self, world: &World) -> redis::RedisResult<Vec<(String, Value)>> {
+        let contents = contents::read(&mut world.client())?;
         let ours: Vec<(String, Value)> =
             contents.into_iter().filter(|(key, _)| !STRANGERS.iter().any(|(stranger, _)| stranger == key)).collect();
         for (key, value) in ours.iter().filter(|(key, _)| key.starts_with("setting:")) {
@@ -84,7 +88,7 @@ impl Reader {
             *newest = version;
             self.seen += 1;
         }
-        ours
+        Ok(ours)
     }
 }
 
@@ -95,7 +99,7 @@ fn id_and_version(value: &Value) -> Option<(u64, u64)> {
             row.get("label")?;
             Some((row["id"].as_u64()?, row["v"].as_u64()?))
         }
-        // The field of a NULL is absent; an empty read of a key that went since is no row.
+        // The field of a NULL is absent.
         Value::Hash(fields) => Some((fields.get("id")?.parse().ok()?, fields.get("v")?.parse().ok()?)),
         Value::Other(_) => None,
     }

@@ -44,8 +44,8 @@ fn goes_back(pipeline: &str, transactions: u64, rounds: &[(Replacement, bool)]) 
         world.writer.wait_for_more(transactions);
         world.writer.stop();
         world.wait_until_agreed();
-        if !runs {
-            publisher.take().map(Half::leave);
+        if !runs && let Some(publisher) = publisher.take() {
+            publisher.leave();
         }
 
         world.excuse();
