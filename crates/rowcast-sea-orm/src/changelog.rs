@@ -4,7 +4,7 @@
 //! two statements inside their transaction does not matter, only that there is one transaction.
 
 use sea_orm::sea_query::{Alias, Cond, Expr, ExprTrait, Func, JoinType, Query};
-use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, Iterable, PrimaryKeyToColumn, Statement, Value};
+use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, Statement, Value};
 
 use crate::install::missing;
 
@@ -85,10 +85,27 @@ pub(crate) async fn record<E: EntityTrait, C: ConnectionTrait>(db: &C, op: Op, k
     if write::<E, C>(db, op, key).await? {
         return Ok(());
     }
+    let (table, entity, declared) = (table::<E>(), key_columns::<E>(), declared_key::<E, C>(db).await?);
     Err(DbErr::Custom(format!(
-        "{}: no changelog row was written, although rowcast_table has the table's changes recorded by hooks",
-        table::<E>()
+        "{table}: the entity's primary key is ({entity}) and the table's is ({declared}), so rowcast would take one row for another; \
+         give the entity the same columns in the same order, or remove rowcast_sea_orm::hooks! from it and let triggers record \
+         the table (rowcast install)"
     )))
+}
+
+/// The entity's key columns in its own order.
+fn key_columns<E: EntityTrait>() -> String {
+    E::PrimaryKey::iter().map(|part| part.into_column().as_str().to_owned()).collect::<Vec<_>>().join(",")
+}
+
+/// The key columns in the order in which the table declares them, which is the order in which rowcast reads them.
+const DECLARED_KEY: &str = "(SELECT group_concat(name, ',') FROM (SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk))";
+
+async fn declared_key<E: EntityTrait, C: ConnectionTrait>(db: &C) -> Result<String, DbErr> {
+    let sql = format!("SELECT {DECLARED_KEY}");
+    let statement = Statement::from_sql_and_values(DatabaseBackend::Sqlite, sql, [E::default().table_name().into()]);
+    let row = db.query_one_raw(statement).await?;
+    Ok(row.map(|row| row.try_get_by_index::<Option<String>>(0)).transpose()?.flatten().unwrap_or_default())
 }
 
 /// Who records the changes of this table; `None` if it was never registered.
@@ -108,7 +125,7 @@ pub(crate) async fn capture<E: EntityTrait, C: ConnectionTrait>(db: &C) -> Resul
     }
 }
 
-/// Whether a row was written. It is not if the table is unregistered or recorded by triggers.
+/// Whether a row was written. It is not if the table is unregistered or recorded by triggers, or if its key is not the entity's.
 ///
 /// The key is taken from the row itself where there is one: the database may hold it in another type, or in other letters, than
 /// the application named it by (`'7'` in an integer column, `'a'` under NOCASE), and rowcast compares keys byte for byte.
@@ -128,7 +145,11 @@ async fn write<E: EntityTrait, C: ConnectionTrait>(db: &C, op: Op, key: Vec<Valu
         .from(registry.clone())
         .join(JoinType::LeftJoin, E::default().table_ref(), same_row)
         .and_where(Expr::col((registry.clone(), name)).eq(Expr::cust_with_values("? COLLATE NOCASE", [E::default().table_name()])))
-        .and_where(Expr::col((registry, Alias::new("capture"))).eq("hooks"));
+        .and_where(Expr::col((registry, Alias::new("capture"))).eq("hooks"))
+        .and_where(Expr::cust_with_values(
+            format!("{DECLARED_KEY} = ? COLLATE NOCASE"),
+            [E::default().table_name().to_owned(), key_columns::<E>()],
+        ));
     let mut insert = Query::insert();
     insert.into_table(Alias::new("rowcast_changelog")).columns(columns.into_iter().map(Alias::new));
     insert.select_from(select).map_err(|error| DbErr::Custom(error.to_string()))?;

@@ -92,7 +92,8 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
         };
         let start = source.begin(record.as_ref()).await?;
         for note in &start.notes {
-            tracing::warn!("{note}");
+            // At a first start a new history is what everybody expects.
+            if record.is_none() { tracing::info!("{note}") } else { tracing::warn!("{note}") }
         }
         tracing::info!(lineage = %start.lineage, position = %start.from, "publishing");
         let mapping: BTreeMap<_, _> = start.tables.iter().map(|table| (&table.table, &table.descriptor)).collect();
@@ -329,9 +330,11 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
         Ok(key.map(|key| (key, None)))
     }
 
-    /// The stream has news of a row (or of a whole table): what a chunk says of it is old.
+    /// The stream has news of a row (or of a whole table) since a chunk was read: what the chunk says of it is old. News from
+    /// before that moment the chunk has, too, and must keep: a consumer whose checkpoint is ahead of this stream skips them.
     fn touch(&mut self, change: &Change) {
-        let Some(pending) = self.pending.as_mut().filter(|pending| pending.table == change.table) else { return };
+        let newer = |pending: &&mut Pending| pending.table == change.table && change.position > pending.chunk.as_of;
+        let Some(pending) = self.pending.as_mut().filter(newer) else { return };
         if change.op == Op::Truncate {
             pending.untouched.clear();
         } else {
