@@ -21,25 +21,23 @@ pub fn read(client: &mut redis::Connection) -> redis::RedisResult<Contents> {
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(client)?;
     let keys: Vec<String> = keys.into_iter().filter(|key| !key.starts_with("rowcast:{")).collect();
     let mut contents = Contents::new();
-    for some in keys.chunks(1000) {
-        let mut pipe = redis::pipe();
-        for key in some {
-            pipe.cmd("TYPE").arg(key);
-        }
-        let types: Vec<String> = pipe.query(client)?;
-        for (key, kind) in some.iter().zip(types) {
-            let value = match kind.as_str() {
-                "string" => redis::cmd("GET").arg(key).query::<Option<String>>(client)?.map(Value::Text),
-                // Without fields it went since, as does what is of no type.
-                "hash" => {
-                    Some(redis::cmd("HGETALL").arg(key).query::<BTreeMap<_, _>>(client)?).filter(|it| !it.is_empty()).map(Value::Hash)
-                }
-                "none" => None,
-                other => Some(Value::Other(other.to_owned())),
-            };
-            contents.extend(value.map(|value| (key.clone(), value)));
-        }
+    let mut pipe = redis::pipe();
+    for key in &keys {
+        pipe.cmd("TYPE").arg(key);
     }
+    let types: Vec<String> = if keys.is_empty() { Vec::new() } else { pipe.query(client)? };
+    let of = |kind: &str| keys.iter().zip(&types).filter(|(_, of)| *of == kind).map(|(key, _)| key.clone()).collect::<Vec<_>>();
+    for some in of("string").chunks(1000) {
+        let values: Vec<Option<String>> = redis::cmd("MGET").arg(some).query(client)?;
+        contents.extend(some.iter().zip(values).filter_map(|(key, value)| Some((key.clone(), Value::Text(value?)))));
+    }
+    for key in of("hash") {
+        let fields: BTreeMap<String, String> = redis::cmd("HGETALL").arg(&key).query(client)?;
+        // A hash without fields has gone since.
+        contents.extend((!fields.is_empty()).then_some((key, Value::Hash(fields))));
+    }
+    let other = keys.iter().zip(&types).filter(|(_, kind)| !["string", "hash", "none"].contains(&kind.as_str()));
+    contents.extend(other.map(|(key, kind)| (key.clone(), Value::Other(kind.clone()))));
     Ok(contents)
 }
 

@@ -3,13 +3,17 @@
 //!
 //! [`world::World`] sets it up and judges it; each test strikes once or a few times and says what must not have followed.
 
+mod backlog;
 mod binary;
+mod broker;
 mod cache;
 mod consumers;
 mod contents;
 mod half;
 mod layout;
 mod mapping;
+mod network;
+mod publishers;
 mod schema;
 mod source;
 mod watcher;

@@ -9,6 +9,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use rowcast_testkit::folder::Folder;
+use rowcast_testkit::proxy::{Direction, Proxy};
 use rowcast_testkit::redis::RedisServer;
 use rowcast_testkit::wait::until_blocking;
 use tokio::runtime::Runtime;
@@ -47,7 +48,7 @@ pub struct Route<'u> {
 }
 
 impl World {
-    /// A database with `rows` users beyond the writer's reach, a fresh Redis with some strangers' keys, triggers, and a writer at
+    /// A database with `rows` long rows in `lines` beyond the writer's reach, a fresh Redis with some strangers' keys, triggers, and a writer at
     /// work. No half runs yet.
     pub fn new(pipeline: &str, broker_url: &str, rows: u32) -> World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
@@ -56,7 +57,7 @@ impl World {
         let database = writer::connect(&folder.path().join("app.db"));
         database.execute_batch(schema::SCHEMA).expect("the schema");
         let preload = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-                       INSERT INTO stock SELECT 'preloaded' || i, i, i FROM n WHERE i <= ?1";
+                       INSERT INTO lines SELECT 'archive', i, hex(zeroblob(250)), i FROM n";
         if rows > 0 {
             database.execute(preload, [rows]).expect("rows");
         }
@@ -142,6 +143,22 @@ impl World {
         Ok(open)
     }
 
+    /// Who has written each partition's checkpoint last: every time a consumer opens a partition it is another word.
+    pub fn holders(&self) -> Vec<String> {
+        let mut client = client(&self.redis);
+        let checkpoint = |number| format!("rowcast:{{{}}}:checkpoint:{number}of{PARTITIONS}", self.pipeline);
+        let version =
+            |number| -> String { redis::cmd("HGET").arg(checkpoint(number)).arg("version").query(&mut client).expect("a version") };
+        let versions: Vec<String> = (1..=PARTITIONS).map(version).collect();
+        versions.iter().map(|version| version.split_once('-').expect("a word and a number").0.to_owned()).collect()
+    }
+
+    /// Waits until every partition is written by somebody else than `before`.
+    pub fn wait_until_taken_over(&self, before: &[String]) {
+        let taken = || self.holders().iter().zip(before).all(|(now, before)| now != before).then_some(());
+        until_blocking("another consumer to take over", AGREEMENT, taken).unwrap_or_else(|error| panic!("{error}; {:?}", self.holders()));
+    }
+
     /// The lines of all logs that tell of a resync of everything.
     pub fn openings(&self) -> Vec<String> {
         self.logs.borrow().iter().flat_map(Log::openings).collect()
@@ -198,6 +215,48 @@ impl World {
             let row = format!(r#"{{"id":{number},"handle":"gone","name":null,"v":1}}"#);
             redis::cmd("SET").arg(format!("users:{number}")).arg(row).exec(&mut client).expect("an orphan");
         }
+    }
+
+    /// In how many partitions the resync of `lines` has not got a single chunk yet.
+    pub fn unanswered(&self) -> usize {
+        let mut client = client(&self.redis);
+        let resyncs = |number| -> String {
+            let checkpoint = format!("rowcast:{{{}}}:checkpoint:{number}of{PARTITIONS}", self.pipeline);
+            redis::cmd("HGET").arg(checkpoint).arg("resyncs").query(&mut client).expect("resyncs")
+        };
+        let resyncs: Vec<String> = (1..=PARTITIONS).map(resyncs).collect();
+        let open = |text: &String| serde_json::from_str::<serde_json::Value>(text).expect("JSON").get("lines").cloned();
+        resyncs.iter().filter_map(open).filter(|resync| resync["upto"].is_null() && resync["sweeping"] == false).count()
+    }
+
+    /// Waits until every change that is committed now was confirmed by the broker, and so trimmed.
+    pub fn wait_until_published(&self, database: &rusqlite::Connection) {
+        let newest: i64 = database.query_row("SELECT max(id) FROM rowcast_changelog", [], |row| row.get(0)).expect("a changelog");
+        let left = "SELECT count(*) FROM rowcast_changelog WHERE id < ?1";
+        let trimmed = || database.query_row(left, [newest], |row| row.get::<_, i64>(0)).is_ok_and(|left| left <= 1).then_some(());
+        until_blocking("the broker's confirms", AGREEMENT, trimmed).expect("all is published");
+    }
+
+    /// Waits until each partition's queue has so many consumers.
+    pub fn wait_until_consumers(&self, count: u32) {
+        let (connection, channel) = self.channel();
+        let all = || {
+            let consumers = |number| {
+                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                let queue = self.queue(&format!("{number}of{PARTITIONS}"));
+                let look = channel.queue_declare(queue.into(), options, FieldTable::default());
+                self.runtime.block_on(look).expect("the queue is there").consumer_count()
+            };
+            (1..=PARTITIONS).map(consumers).all(|consumers| consumers == count).then_some(())
+        };
+        until_blocking("the consumers", AGREEMENT, all).expect("they are there");
+        drop(connection);
+    }
+
+    /// Waits until more than `bytes` have gone by.
+    pub fn wait_until_forwarded(&self, proxy: &Proxy, direction: Direction, bytes: u64) {
+        let more = || (proxy.forwarded(direction) > bytes).then_some(());
+        until_blocking("what was held up to arrive", AGREEMENT, more).expect("it arrives");
     }
 
     /// Somebody else's channel to the broker.

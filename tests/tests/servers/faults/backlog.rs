@@ -1,0 +1,81 @@
+//! A consumer that is far behind while a resync is open.
+
+use std::time::{Duration, Instant};
+
+use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::FieldTable;
+use rowcast::batch::Batch;
+use rowcast::change::Partition;
+
+use super::world::{PARTITIONS, World};
+use super::writer;
+
+/// How long the consumer is kept back: several times as long as it waits before it asks for chunks again.
+const HELD_BACK: Duration = Duration::from_secs(14);
+
+#[test]
+fn a_consumer_that_is_far_behind_is_not_flooded_with_chunks() {
+    const ROWS: u32 = 6_000;
+    let world = World::new("backlog", &crate::rabbitmq::shared().url(), ROWS);
+    let mut publisher = world.publisher("publisher");
+    let consumer = world.consumer("consumer-0");
+    world.wait_until_settled();
+    consumer.leave();
+    let (connection, channel) = world.channel();
+    let number = |number: usize| format!("{number}of{PARTITIONS}");
+    // A stranger sees every message.
+    let stranger = world.queue("stranger");
+    world.block_on(async {
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(stranger.clone().into(), options, FieldTable::default()).await.expect("a stranger's queue");
+        for partition in (1..=PARTITIONS).map(number) {
+            let (exchange, options) = (format!("rowcast.{}", world.pipeline), QueueBindOptions::default());
+            channel
+                .queue_bind(stranger.clone().into(), exchange.into(), partition.into(), options, FieldTable::default())
+                .await
+                .expect("a binding");
+        }
+    });
+    // A gap, which opens a resync of everything at the head of a long queue.
+    world.writer.wait_for_more(50);
+    for partition in (1..=PARTITIONS).map(number) {
+        world.block_on(channel.queue_purge(world.queue(&partition).into(), QueuePurgeOptions::default())).expect("a purge");
+    }
+    let database = writer::connect(&world.database());
+    for round in 1..=10 {
+        database
+            .execute("UPDATE lines SET words = ?1 || substr(words, 4) WHERE shop = 'archive'", [format!("{round:03}")])
+            .expect("an update");
+    }
+    world.wait_until_published(&database);
+    let mut consumer = world.consumer("consumer-1");
+    consumer.log().wait_for("something before this batch is missing");
+    // Redis lets one command through now and then.
+    let begun = Instant::now();
+    while begun.elapsed() < HELD_BACK {
+        world.block_on(world.redis.query::<()>(&["CLIENT", "PAUSE", "1000", "WRITE"])).expect("a pause");
+        std::thread::sleep(Duration::from_millis(1020));
+    }
+    assert!(world.unanswered() > 0, "it has worked through the queue before it was to be judged");
+    world.wait_until_settled();
+    let mut chunks = 0;
+    let mut needed = std::collections::HashSet::new();
+    world.block_on(async {
+        while let Some(message) = channel.basic_get(stranger.clone().into(), BasicGetOptions { no_ack: true }).await.expect("a message") {
+            let partition: Partition = message.routing_key.as_str().parse().expect("a partition");
+            let body = match message.properties.content_encoding() {
+                Some(_) => zstd::decode_all(&message.data[..]).expect("zstd"),
+                None => message.data.clone(),
+            };
+            if let Some(chunk) = Batch::decode(&body, partition).expect("a batch").chunk {
+                chunks += 1;
+                needed.insert((partition, chunk.table, chunk.after));
+            }
+        }
+    });
+    let needed = needed.len();
+    assert!(needed > 2 * PARTITIONS, "the resync was a long one: {needed}");
+    assert!(chunks <= 2 * needed, "{chunks} chunks were sent where {needed} were needed");
+    drop(connection);
+    world.judge(&mut [&mut publisher, &mut consumer]);
+}
