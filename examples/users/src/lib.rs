@@ -3,6 +3,7 @@
 //! None of these functions knows of a broker or a cache. The hooks on the model ([`user`]) write down each change in the
 //! transaction that makes it, and rowcast ships it from there.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use sea_orm::ActiveValue::{NotSet, Set, Unchanged};
@@ -19,7 +20,8 @@ pub const PARTITIONS: u16 = 4;
 /// rowcast says what it does through `tracing`; this shows it, and keeps it apart from what the programs print.
 pub fn log_to_stderr() {
     let rowcast = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,rowcast=info,lapin=off".into());
-    tracing_subscriber::fmt().with_env_filter(rowcast).with_target(false).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(rowcast).with_target(false).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
 /// Opens or creates the database, with the `users` table and rowcast's changelog.

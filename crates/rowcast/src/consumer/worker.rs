@@ -113,8 +113,13 @@ impl<B: Broker, C: Cache> Worker<B, C> {
 
     async fn open(&self) -> Result<Session<'_, B, C>, End> {
         let mut link = self.consumer.cache.connect().await?;
+        // Where another layout is in force the queue may have been deleted, and must not be made again.
+        self.require_layout(&mut link).await?;
         let stored = link.load(self.partition).await?;
         let queue = self.consumer.broker.queue(self.partition).await?;
+        // Another layout comes into force first, and then the old queues go: if it did so just now, the queue that was just made
+        // anew would never get a message that tells of it.
+        self.require_layout(&mut link).await?;
         let opened = Ulid::generate().to_string();
         Ok(Session {
             consumer: &self.consumer,
@@ -134,6 +139,14 @@ impl<B: Broker, C: Cache> Worker<B, C> {
             retry: None,
             full: Backoff::new(Duration::from_millis(100), Duration::from_secs(2)),
         })
+    }
+
+    /// Yields where another layout is in force. Where there is none the first block finds out.
+    async fn require_layout(&self, link: &mut C::Link) -> Result<(), End> {
+        match link.layout().await? {
+            Some(found) if found != self.partition.of => Err(yield_to(found, &self.consumer, self.partition)),
+            _ => Ok(()),
+        }
     }
 
     /// Leaves in an orderly way; a connection that is gone already has left, too.
@@ -293,10 +306,7 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
                 self.link.take_over(None, self.partition.of, &mut fresh_run).await?;
                 return Err(End::Reopen);
             }
-            Written::Layout(found) => {
-                let pipeline = self.consumer.settings.pipeline.clone();
-                return Err(End::Stop(Error::Layout { pipeline, found, own: self.partition.of }));
-            }
+            Written::Layout(found) => return Err(yield_to(found, self.consumer, self.partition)),
             Written::SeenLost(tables) => {
                 tracing::info!(partition = %self.partition, ?tables, "the cache has lost a seen log; the resync begins anew");
                 self.sweep = None;
@@ -442,6 +452,11 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
         self.sweep = Some(Sweep::new(self.partition, &stored.checkpoint, logs));
         Ok(true)
     }
+}
+
+/// Another layout is in force.
+fn yield_to<B, C>(found: u16, consumer: &Consumer<B, C>, partition: Partition) -> End {
+    End::Stop(Error::Layout { pipeline: consumer.settings.pipeline.clone(), found, own: partition.of })
 }
 
 /// What to do with the deliveries in hand.

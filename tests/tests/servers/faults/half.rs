@@ -70,6 +70,16 @@ impl Half {
     }
 }
 
+impl Half {
+    /// Waits for its end by itself, which must be a failure with exit code 1, and returns what it said.
+    pub fn fails(mut self) -> String {
+        let ended = until_blocking("the process to give up", DEADLINE, || self.process.ended().expect("its status is known"));
+        let status = ended.unwrap_or_else(|error| panic!("{error}: {}", self.log.tail()));
+        assert_eq!(status.code(), Some(1), "{}", self.log.tail());
+        self.log.text()
+    }
+}
+
 impl Log {
     /// The whole text.
     pub fn text(&self) -> String {

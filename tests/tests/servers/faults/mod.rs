@@ -6,12 +6,16 @@
 mod backlog;
 mod binary;
 mod broker;
+mod cache;
 mod consumers;
 mod contents;
 mod half;
+mod layout;
+mod mapping;
 mod network;
 mod publishers;
 mod schema;
+mod source;
 mod watcher;
 mod world;
 mod writer;

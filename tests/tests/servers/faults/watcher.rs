@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rowcast_testkit::wait::until_blocking;
 
 use super::schema;
 
@@ -24,10 +26,15 @@ struct Sightings {
     newest: HashMap<String, (u64, bool)>,
     /// What must not be.
     wrong: Vec<String>,
+    /// Whether nothing counts for now.
+    excused: bool,
 }
 
 impl Sightings {
     fn see(&mut self, key: &str, version: Option<u64>) {
+        if self.excused {
+            return;
+        }
         let Some(version) = version else {
             if let Some((_, present)) = self.newest.get_mut(key) {
                 *present = false;
@@ -69,13 +76,33 @@ impl Watcher {
         Watcher { stop, rounds, shared, thread: Some(thread) }
     }
 
+    /// Nothing counts any more: Redis or the source is about to go back itself.
+    pub fn excuse(&self) {
+        self.sightings().excused = true;
+    }
+
+    /// From now on everything counts again, as if no key had been seen before.
+    pub fn watch_anew(&self) {
+        // Whatever was read before this call has been looked at after two more rounds.
+        let rounds = self.rounds.load(SeqCst);
+        let passed = || (self.rounds.load(SeqCst) >= rounds + 2).then_some(());
+        until_blocking("the watcher to look", Duration::from_secs(40), passed).expect("it looks");
+        let mut sightings = self.sightings();
+        sightings.newest.clear();
+        sightings.excused = false;
+    }
+
+    fn sightings(&self) -> MutexGuard<'_, Sightings> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends it; returns how often it looked, and what it saw that must not be.
     pub fn stop(&mut self) -> (u64, Vec<String>) {
         self.stop.store(true, SeqCst);
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the watcher ends well");
         }
-        (self.rounds.load(SeqCst), self.shared.lock().unwrap_or_else(PoisonError::into_inner).wrong.clone())
+        (self.rounds.load(SeqCst), self.sightings().wrong.clone())
     }
 }
 

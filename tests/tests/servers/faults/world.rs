@@ -62,10 +62,7 @@ impl World {
             database.execute(preload, [rows]).expect("rows");
         }
         let redis = runtime.block_on(RedisServer::start()).expect("a Redis server");
-        let mut client = client(&redis);
-        for (key, value) in schema::STRANGERS {
-            redis::cmd("SET").arg(key).arg(value).exec(&mut client).expect("a stranger's key");
-        }
+        plant_strangers(&mut client(&redis));
         let watcher = Watcher::start(&redis.url());
         let configuration = configuration(pipeline, broker_url, &redis.url());
         std::fs::write(folder.path().join("rowcast.toml"), configuration).expect("a configuration");
@@ -90,6 +87,16 @@ impl World {
     pub fn half(&self, command: &str, name: &str, route: Route<'_>) -> Half {
         let redis = self.redis.url();
         let configuration = configuration(&self.pipeline, route.broker.unwrap_or(&self.broker_url), route.cache.unwrap_or(&redis));
+        self.half_configured(command, name, &configuration)
+    }
+
+    /// The configuration that a half has unless it is given another one.
+    pub fn configuration(&self) -> String {
+        configuration(&self.pipeline, &self.broker_url, &self.redis.url())
+    }
+
+    /// Starts `rowcast <command>` with a configuration of the test's own.
+    pub fn half_configured(&self, command: &str, name: &str, configuration: &str) -> Half {
         let file = format!("{name}.toml");
         std::fs::write(self.folder.path().join(&file), configuration).expect("a configuration");
         let half = Half::start(self.folder.path(), command, &file, name);
@@ -160,6 +167,45 @@ impl World {
     /// In how many lines of all logs `words` stand.
     pub fn said(&self, words: &str) -> usize {
         self.logs.borrow().iter().map(|log| log.count(words)).sum()
+    }
+
+    /// Waits until `words` stand in so many lines of all logs.
+    pub fn wait_until_said(&self, words: &str, times: usize) {
+        until_blocking(&format!("{words:?} to be said {times} times"), AGREEMENT, || (self.said(words) >= times).then_some(()))
+            .unwrap_or_else(|error| panic!("{error}, but {}", self.said(words)));
+    }
+
+    /// A plain client of the cache.
+    pub fn client(&self) -> redis::Connection {
+        client(&self.redis)
+    }
+
+    /// Does something to Redis.
+    pub fn strike_redis<T>(&mut self, strike: impl AsyncFnOnce(&mut RedisServer) -> anyhow::Result<T>) -> T {
+        self.runtime.block_on(strike(&mut self.redis)).expect("Redis is struck")
+    }
+
+    /// Does something by which Redis itself goes back, for which nobody else is to blame. The strangers put their keys back.
+    pub fn send_redis_back(&mut self, strike: impl AsyncFnOnce(&mut RedisServer) -> anyhow::Result<()>) {
+        self.watcher.excuse();
+        self.strike_redis(strike);
+        plant_strangers(&mut self.client());
+        self.watcher.watch_anew();
+    }
+
+    /// From here to [`World::watch_anew`] no key is watched.
+    pub fn excuse(&self) {
+        self.watcher.excuse();
+    }
+
+    /// Keys are watched again, as if none had been seen before.
+    pub fn watch_anew(&self) {
+        self.watcher.watch_anew();
+    }
+
+    /// Lets the application write again after it was stopped; the versions of its rows go on after `version`.
+    pub fn write_again(&mut self, version: u64) {
+        self.writer = Writer::start(&self.database(), self.seed.wrapping_add(version), version);
     }
 
     /// Puts a row into the cache that the database does not have; only a resync's sweep finds it.
@@ -249,10 +295,8 @@ impl World {
         self.folder.path().join("app.db")
     }
 
-    /// Stops the writer and judges: the cache comes to agree with the database, both ways; strangers' keys stand as they stood; no
-    /// key was seen going back; every resync was completed; nothing was set aside; whoever should live does.
-    pub fn judge(mut self, halves: &mut [&mut Half]) {
-        self.writer.stop();
+    /// Waits until the cache agrees with a database to which nobody writes, both ways, and no resync is open.
+    pub fn wait_until_agreed(&self) {
         let database = writer::connect(&self.database());
         let mut expected = schema::expected(&database);
         assert!(expected.len() > 50, "the writer has written something");
@@ -269,6 +313,26 @@ impl World {
         self.wait_until_settled();
         let found = contents::read(&mut client(&self.redis)).expect("the cache");
         assert_agree(&expected, &found);
+    }
+
+    /// Waits until no key says anything else than a database to which nobody writes; some may be absent.
+    pub fn wait_until_nothing_is_stale(&self) {
+        let mut expected = schema::expected(&writer::connect(&self.database()));
+        expected.extend(schema::STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
+        let mut stale = Vec::new();
+        let true_ones = until_blocking("every value to be true", AGREEMENT, || {
+            let found = contents::read(&mut client(&self.redis)).expect("the cache");
+            stale = found.into_iter().filter(|(key, value)| expected.get(key) != Some(value)).collect();
+            stale.is_empty().then_some(())
+        });
+        true_ones.unwrap_or_else(|error| panic!("{error}: {stale:?}"));
+    }
+
+    /// Stops the writer and judges: the cache comes to agree with the database, both ways; strangers' keys stand as they stood; no
+    /// key was seen going back; every resync was completed; nothing was set aside; whoever should live does.
+    pub fn judge(mut self, halves: &mut [&mut Half]) {
+        self.writer.stop();
+        self.wait_until_agreed();
         let (rounds, wrong) = self.watcher.stop();
         assert!(rounds > 20, "the watcher looked only {rounds} times");
         assert!(wrong.is_empty(), "{} sightings must not be:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
@@ -298,6 +362,12 @@ fn assert_agree(expected: &Contents, found: &Contents) {
 
 fn client(redis: &RedisServer) -> redis::Connection {
     redis::Client::open(redis.url()).and_then(|client| client.get_connection()).expect("a client")
+}
+
+fn plant_strangers(client: &mut redis::Connection) {
+    for (key, value) in schema::STRANGERS {
+        redis::cmd("SET").arg(key).arg(value).exec(client).expect("a stranger's key");
+    }
 }
 
 fn configuration(pipeline: &str, broker: &str, cache: &str) -> String {
