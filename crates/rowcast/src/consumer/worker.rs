@@ -24,6 +24,9 @@ use crate::meter::Meter;
 use crate::request::Request;
 use crate::stop::Stop;
 
+/// Messages that may have been delivered to this connection and wait in it: what brokers are asked to prefetch at most.
+const DELIVERED_MAX: u64 = 256;
+
 /// A block that stands in the cache.
 #[derive(Debug)]
 pub struct Applied<'b> {
@@ -363,7 +366,9 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
         if due.is_empty() {
             return Ok(());
         }
-        let behind = self.queue.depth().await? + self.inbox.len() as u64;
+        // Where there is no room, some that were delivered have not been taken in yet.
+        let delivered = if self.has_room() { 0 } else { DELIVERED_MAX };
+        let behind = self.queue.depth().await? + self.inbox.len() as u64 + delivered;
         for (table, ask) in due {
             let resync = &stored.checkpoint.resyncs[&table];
             let asking = self.askings.make(&table, ask, resync, self.partition, behind);
