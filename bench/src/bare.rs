@@ -1,6 +1,6 @@
 //! What the stages and the servers do alone with the same changes: the limits that the pipeline is measured by.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,11 +23,11 @@ use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::redis::RedisServer;
 use rowcast_testkit::wait::until;
 
+use crate::Plan;
 use crate::child::start_half;
-use crate::database::{self, PARTITIONS, PIPELINE};
+use crate::database::{self, PARTITIONS, PIPELINE, settings};
 use crate::report::Bare;
 use crate::usage::group_cpu_s;
-use crate::{Plan, database::settings};
 
 /// How long a measurement may take.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -44,11 +44,11 @@ const MSET_ROWS: usize = 1_000;
 /// A message's partition and text.
 type Text = (Partition, Vec<u8>);
 
-/// Measures each alone, one after the other; the copies hold the backlog that the pipeline caught up.
-pub async fn measure(copies: &[PathBuf; 2], plan: &Plan, rabbit: &RabbitServer, redis: &RedisServer) -> anyhow::Result<Bare> {
+/// Measures each alone, one after the other, on a copy of the table.
+pub async fn measure(copy: &Path, plan: &Plan, rabbit: &RabbitServer, redis: &RedisServer) -> anyhow::Result<Bare> {
     let changes = f64::from(plan.rows);
-    let sqlite_s = read_sqlite(&copies[0], plan.rows).await?;
-    let (texts, publisher_s) = publish_to_memory(&copies[1], plan.rows).await?;
+    let sqlite_s = read_sqlite(copy, plan.rows).await?;
+    let (texts, publisher_s) = publish_to_memory(copy, plan.rows).await?;
     let before = group_cpu_s(rabbit.group()?)?;
     let rabbitmq_s = through_rabbitmq(&rabbit.url(), &texts).await?;
     let rabbitmq_cpu_s = group_cpu_s(rabbit.group()?)? - before;
@@ -65,37 +65,33 @@ pub async fn measure(copies: &[PathBuf; 2], plan: &Plan, rabbit: &RabbitServer, 
     })
 }
 
-/// Seconds that rowcast's source takes to read the backlog.
-async fn read_sqlite(path: &Path, expected: u32) -> anyhow::Result<f64> {
+/// Seconds that rowcast's source takes to read a backlog.
+async fn read_sqlite(path: &Path, rows: u32) -> anyhow::Result<f64> {
     let mut source = SqliteSource::new(settings(path))?;
+    // Without a record a new history begins here, so the backlog is written afterwards.
     source.begin(None).await?;
+    database::write_backlog(path, rows, rows)?;
     let begun = Instant::now();
     let mut found = 0;
-    loop {
-        if let Portion::Changes { changes, complete, .. } = source.next().await? {
+    while found < rows as usize {
+        if let Portion::Changes { changes, .. } = source.next().await? {
             found += changes.len();
-            if complete {
-                break;
-            }
         }
     }
-    let took = begun.elapsed();
-    ensure!(found == expected as usize, "SQLite gave {found} changes");
-    Ok(took.as_secs_f64())
+    ensure!(found == rows as usize, "SQLite gave {found} changes");
+    Ok(begun.elapsed().as_secs_f64())
 }
 
-/// The messages that the publisher makes of the backlog, and the seconds that it takes.
-async fn publish_to_memory(path: &Path, expected: u32) -> anyhow::Result<(Vec<Text>, f64)> {
+/// The messages that the publisher makes of a backlog, and the seconds that it takes.
+async fn publish_to_memory(path: &Path, rows: u32) -> anyhow::Result<(Vec<Text>, f64)> {
     let broker = MemoryBroker::new(PARTITIONS);
-    let meter = Arc::new(Meter::default());
-    let source = SqliteSource::new(database::settings(path))?;
-    let publisher = Publisher::new(publisher::Settings::new(PIPELINE, PARTITIONS), source, broker.clone(), meter.clone());
-    let begun = Instant::now();
-    let (stopper, thread) = start_half("publisher", move |stop| async move { Ok(publisher.run(stop).await?) })?;
-    let published = || async { (Meter::read(&meter.published) >= u64::from(expected)).then(|| begun.elapsed()) };
-    let took = until("the publisher", DEADLINE, published).await?;
-    stopper.stop();
-    thread.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??;
+    let take = |partition| broker.with_queue(partition, std::mem::take);
+    // The first publisher leaves a record, so that the second one continues.
+    let last = Partition { number: PARTITIONS, of: PARTITIONS };
+    publish_until(path, &broker, |_| !broker.with_queue(last, |queue| queue.is_empty())).await?;
+    Partition::all(PARTITIONS).for_each(|partition| drop(take(partition)));
+    database::write_backlog(path, rows, rows)?;
+    let took = publish_until(path, &broker, |meter| Meter::read(&meter.published) >= u64::from(rows)).await?;
     let mut queues: Vec<_> =
         Partition::all(PARTITIONS).map(|partition| (partition, broker.with_queue(partition, std::mem::take))).collect();
     // Round and round, as they were sent, more or less.
@@ -104,6 +100,19 @@ async fn publish_to_memory(path: &Path, expected: u32) -> anyhow::Result<(Vec<Te
         texts.extend(queues.iter_mut().filter_map(|(partition, queue)| Some((*partition, queue.pop_front()?))));
     }
     Ok((texts, took.as_secs_f64()))
+}
+
+/// How long a publisher takes until something is so.
+async fn publish_until(path: &Path, broker: &MemoryBroker, so: impl Fn(&Meter) -> bool) -> anyhow::Result<Duration> {
+    let meter = Arc::new(Meter::default());
+    let source = SqliteSource::new(settings(path))?;
+    let publisher = Publisher::new(publisher::Settings::new(PIPELINE, PARTITIONS), source, broker.clone(), meter.clone());
+    let begun = Instant::now();
+    let (stopper, thread) = start_half("publisher", move |stop| async move { Ok(publisher.run(stop).await?) })?;
+    let took = until("the publisher", DEADLINE, || async { so(&meter).then(|| begun.elapsed()) }).await?;
+    stopper.stop();
+    thread.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??;
+    Ok(took)
 }
 
 /// Seconds from the first publish to the last ack and confirm.

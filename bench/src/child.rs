@@ -28,7 +28,7 @@ pub struct State {
     /// When publisher and consumer were started, in microseconds since the epoch.
     pub began_us: i64,
     /// Where each partition stands.
-    pub positions: Vec<u64>,
+    pub positions: Vec<(u64, u64)>,
     /// Changes applied, rows of chunks not counted.
     pub changes: u64,
     /// When the newest of them was.
@@ -60,7 +60,7 @@ pub fn run(pipeline: &Pipeline) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::new("rowcast=warn,lapin=off");
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let meter = Arc::new(Meter::default());
-    let positions = vec![0; usize::from(PARTITIONS)];
+    let positions = vec![(0, 0); usize::from(PARTITIONS)];
     let began_us = usage::now_us();
     let seen = Arc::new(Mutex::new(Seen { state: State { began_us, positions, ..State::default() }, visible: None }));
     let halves = [start_consumer(pipeline, &meter, &seen)?, start_publisher(pipeline, &meter)?];
@@ -139,7 +139,7 @@ fn start_consumer(pipeline: &Pipeline, meter: &Arc<Meter>, seen: &Arc<Mutex<Seen
 
 fn note(seen: &mut Seen, applied: &Applied<'_>) {
     let Seen { state, visible } = seen;
-    state.positions[applied.partition.index()] = applied.position.0;
+    state.positions[applied.partition.index()] = (applied.position.0, applied.position.1);
     for write in applied.writes {
         if write.op == Op::Read {
             state.read += 1;

@@ -89,7 +89,7 @@ pub fn newest(path: &Path) -> anyhow::Result<u64> {
     Ok(anyhow::Context::context(changelog, "there is no changelog")?.newest)
 }
 
-/// A copy of the file as it stands, for those who want to read the same backlog.
+/// A copy of the file as it stands, triggers included.
 pub fn copy(path: &Path, to: &Path) -> anyhow::Result<()> {
     open(path)?.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
     let connection = open(to)?;
