@@ -4,7 +4,9 @@
 //! two statements inside their transaction does not matter, only that there is one transaction.
 
 use sea_orm::sea_query::{Alias, Cond, Expr, ExprTrait, Func, JoinType, Query};
-use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, Statement, Value};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, Statement, Value,
+};
 
 use crate::install::missing;
 
