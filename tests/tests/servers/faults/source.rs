@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::half::Half;
 use super::world::{PARTITIONS, World};
 use super::writer;
 
