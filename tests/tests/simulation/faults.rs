@@ -12,12 +12,14 @@ use rowcast::source::PositionRecord;
 
 use crate::chance::Chance;
 
+/// Copies of batches that surface much later.
+type LateCopies = Arc<Mutex<Vec<(Partition, Vec<u8>)>>>;
+
 #[derive(Clone)]
 pub struct FaultyBroker {
     pub inner: MemoryBroker,
     pub chance: Chance,
-    /// Copies of batches that surface much later.
-    pub late: Arc<Mutex<Vec<(Partition, Vec<u8>)>>>,
+    pub late: LateCopies,
     /// The newest position record.
     pub record: Arc<Mutex<Option<PositionRecord>>>,
 }
@@ -62,7 +64,7 @@ impl Broker for FaultyBroker {
 pub struct FaultyPublishing {
     inner: MemoryPublishing,
     chance: Chance,
-    late: Arc<Mutex<Vec<(Partition, Vec<u8>)>>>,
+    late: LateCopies,
     record: Arc<Mutex<Option<PositionRecord>>>,
     broken: bool,
 }

@@ -79,12 +79,14 @@ impl<B: Broker, C: Cache> Worker<B, C> {
     /// Works until it is asked to stop or somebody is needed.
     pub(super) async fn run(self, mut stop: Stop) -> Result<(), Error> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut failures = 0;
         loop {
             let end = match self.open().await {
                 Ok(mut session) => {
                     let end = session.run(&mut stop).await;
                     if session.blocks > 0 {
                         backoff.reset();
+                        failures = 0;
                     }
                     match end {
                         Ok(()) => return self.leave(session.queue).await,
@@ -98,10 +100,13 @@ impl<B: Broker, C: Cache> Worker<B, C> {
                 Err(end) => end,
             };
             let partition = self.partition;
+            failures += 1;
             match end {
                 End::Stop(error) => return Err(error),
                 End::Broker(error @ broker::Error::Fatal(_)) => return Err(Error::Broker(error)),
                 End::Cache(error @ cache::Error::Fatal(_)) => return Err(Error::Cache(error)),
+                // A broker may refuse the first consumer of a queue that was made a moment ago.
+                End::Broker(error) if failures == 1 => tracing::info!(%partition, "broker: {error}; trying again"),
                 End::Broker(error) => tracing::warn!(%partition, "broker: {error}; trying again"),
                 End::Cache(error) => tracing::warn!(%partition, "cache: {error}; trying again"),
                 End::Reopen => {}
