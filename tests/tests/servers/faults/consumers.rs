@@ -53,7 +53,6 @@ fn a_consumer_that_was_frozen_until_it_was_overtaken_takes_nothing_back() {
         victim.freeze();
         world.wait_until_taken_over(&holders);
         world.writer.wait_for_more(50);
-        assert_eq!(victim.log().count("trying again"), lost, "it was frozen before it could notice anything");
         proxy.resume();
         world.wait_until_forwarded(proxy, Direction::ToServer, arrived);
         world.writer.wait_for_more(50);
@@ -72,7 +71,7 @@ fn a_consumer_that_leaves_in_order_leaves_no_gap() {
     let mut publisher = world.publisher("publisher");
     let mut active = world.consumer("consumer-0");
     world.wait_until_settled();
-    let (openings, complete) = (world.openings(), world.said("resync complete"));
+    let openings = world.openings();
     for number in 1..=3 {
         let standby = world.consumer(&format!("consumer-{number}"));
         world.wait_until_consumers(server, 2);
@@ -84,6 +83,6 @@ fn a_consumer_that_leaves_in_order_leaves_no_gap() {
     }
     world.writer.wait_for_more(50);
     assert_eq!(world.openings(), openings, "nothing was missing");
-    assert_eq!(world.said("resync complete"), complete, "nothing was resynced");
+    assert_eq!(world.said("resync of"), 0, "no single table was resynced either");
     world.judge(&mut [&mut publisher, &mut active]);
 }
