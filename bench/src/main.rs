@@ -1,2 +1,86 @@
-//! .
-fn main() {}
+//! Measures SQLite → RabbitMQ → Redis on servers of its own: how fast a backlog is caught up, how soon a commit is visible,
+//! and what it costs, beside what the same servers do alone in the same run.
+
+mod bare;
+mod child;
+mod database;
+mod phases;
+mod pipeline;
+mod report;
+mod usage;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Measures SQLite → RabbitMQ → Redis on servers of its own.
+#[derive(Debug, Parser)]
+#[command(name = "rowcast-bench")]
+struct Arguments {
+    #[command(flatten)]
+    plan: Plan,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What is measured.
+#[derive(Clone, Debug, Args)]
+struct Plan {
+    /// Rows of the table, all of which are changed for the catch-up.
+    #[arg(long, default_value_t = 200_000)]
+    rows: u32,
+    /// Rows that are changed for the comparison with one row a message.
+    #[arg(long, default_value_t = 20_000)]
+    single_rows: u32,
+    /// Single-row commits a second while the lag is measured.
+    #[arg(long, default_value_t = 1_000)]
+    commits_per_second: u32,
+    /// For how long.
+    #[arg(long, default_value_t = 10)]
+    seconds: u32,
+    /// Print the figures as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The pipeline as a process of its own, told what to do on its standard input.
+    #[command(hide = true)]
+    Pipeline(Pipeline),
+}
+
+/// What the process of the pipeline is told.
+#[derive(Clone, Debug, Args)]
+struct Pipeline {
+    /// The SQLite file.
+    #[arg(long)]
+    database: PathBuf,
+    /// RabbitMQ's URL.
+    #[arg(long)]
+    broker: String,
+    /// Redis' URL.
+    #[arg(long)]
+    cache: String,
+    /// Changes in one message at most.
+    #[arg(long)]
+    batch_changes: Option<usize>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Command::Pipeline(pipeline)) = &arguments.command {
+        return child::run(pipeline);
+    }
+    let plan = arguments.plan;
+    anyhow::ensure!(plan.rows > 0 && plan.single_rows <= plan.rows, "--rows must be at least 1, and no less than --single-rows");
+    anyhow::ensure!(plan.commits_per_second > 0 && plan.seconds > 0, "--commits-per-second and --seconds must be at least 1");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let report = runtime.block_on(phases::run(&plan))?;
+    if plan.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}

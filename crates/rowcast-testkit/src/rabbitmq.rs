@@ -67,6 +67,11 @@ impl RabbitServer {
         self.port
     }
 
+    /// The process group in which the server and its helpers run.
+    pub fn group(&self) -> Result<i32> {
+        Ok(self.server.as_ref().context("the server is not running")?.id())
+    }
+
     /// The URL of the default vhost.
     pub fn url(&self) -> String {
         self.url_through(self.port)

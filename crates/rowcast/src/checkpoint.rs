@@ -164,11 +164,18 @@ pub fn decide<'m>(checkpoint: Option<&Checkpoint>, batch: &'m Batch<'_>, fresh: 
         let old = next.mappings.clone();
         next.adopt(&batch.mapping);
         for (table, mapping) in &batch.mapping {
-            if gap || old.get(table) != Some(mapping) || batch.resync.contains(table) {
+            if gap || old.get(table) != Some(mapping) {
                 decided.open(&mut next, table, fresh());
             }
         }
         for table in old.keys().filter(|table| !batch.mapping.contains_key(*table)) {
+            decided.open(&mut next, table, fresh());
+        }
+    }
+
+    // A request holds whenever it arrives: the publisher may pass it on before its stream has come this far again.
+    for table in batch.resync.iter().filter(|table| !decided.tables.contains(*table)).collect::<Vec<_>>() {
+        if next.mappings.contains_key(table) {
             decided.open(&mut next, table, fresh());
         }
     }

@@ -9,6 +9,9 @@ use crate::change::{Op, Table};
 /// The AMQP property `type` of a dead letter.
 pub const MESSAGE_TYPE: &str = "rowcast.dead_letter";
 
+/// How much of a message that is no batch is kept: enough to see where it came from, and never more than the broker takes.
+const MESSAGE_MAX: usize = 64 * 1024;
+
 /// What was set aside, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
@@ -29,7 +32,7 @@ pub struct DeadLetter {
     /// The Redis key that was removed, where it could be told.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub key: Option<String>,
-    /// A whole message that is not a batch, bytes that are not UTF-8 replaced.
+    /// The beginning of a message that is not a batch, bytes that are not UTF-8 replaced.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub message: Option<String>,
 }
@@ -59,7 +62,7 @@ impl DeadLetter {
             op: None,
             pk: None,
             key: None,
-            message: Some(String::from_utf8_lossy(message).into_owned()),
+            message: Some(String::from_utf8_lossy(&message[..message.len().min(MESSAGE_MAX)]).into_owned()),
         }
     }
 

@@ -131,8 +131,9 @@ impl Database {
 pub struct Reader {
     database: Database,
     lineage: Lineage,
-    /// The end of the last complete read.
+    /// The end of the newest read, and its beginning.
     read_to: usize,
+    read_from: usize,
     record: PositionRecord,
     queued: VecDeque<Portion>,
 }
@@ -157,7 +158,7 @@ impl Reader {
     pub fn new(database: &Database) -> Reader {
         let lineage = Lineage("none".into());
         let record = PositionRecord { lineage: lineage.clone(), position: Position::START, mark: String::new() };
-        Reader { database: database.clone(), lineage, read_to: 0, record, queued: VecDeque::new() }
+        Reader { database: database.clone(), lineage, read_to: 0, read_from: 0, record, queued: VecDeque::new() }
     }
 
     fn compare(&self, state: &State) -> Result<(), Error> {
@@ -186,6 +187,7 @@ impl Reader {
         if length <= self.read_to {
             return Ok(false);
         }
+        self.read_from = self.read_to;
         if database.names {
             self.read_names(&state.now, length)
         } else {
@@ -318,7 +320,7 @@ impl Source for Reader {
     async fn abandon(&mut self) -> Result<(), Error> {
         if !self.queued.is_empty() {
             self.queued.clear();
-            self.read_to = self.database.state().now.forgotten;
+            self.read_to = self.read_from;
         }
         Ok(())
     }

@@ -8,15 +8,20 @@ use rowcast::broker::{self, Address, Broker, Delivery, Event, Message, Partition
 use rowcast::cache::memory::{MemoryCache, MemoryLink};
 use rowcast::cache::{self, Block, Cache, Cached, Link, Stored, Written};
 use rowcast::change::{KeyHash, Partition, Run, Table};
+use rowcast::source::PositionRecord;
 
 use crate::chance::Chance;
+
+/// Copies of batches that surface much later.
+type LateCopies = Arc<Mutex<Vec<(Partition, Vec<u8>)>>>;
 
 #[derive(Clone)]
 pub struct FaultyBroker {
     pub inner: MemoryBroker,
     pub chance: Chance,
-    /// Copies of batches that surface much later.
-    pub late: Arc<Mutex<Vec<(Partition, Vec<u8>)>>>,
+    pub late: LateCopies,
+    /// The newest position record.
+    pub record: Arc<Mutex<Option<PositionRecord>>>,
 }
 
 fn lost() -> broker::Error {
@@ -29,7 +34,13 @@ impl Broker for FaultyBroker {
 
     async fn publishing(&self) -> Result<FaultyPublishing, broker::Error> {
         self.chance.latency().await;
-        Ok(FaultyPublishing { inner: self.inner.publishing().await?, chance: self.chance.clone(), late: self.late.clone(), broken: false })
+        Ok(FaultyPublishing {
+            inner: self.inner.publishing().await?,
+            chance: self.chance.clone(),
+            late: self.late.clone(),
+            record: self.record.clone(),
+            broken: false,
+        })
     }
 
     async fn queue(&self, partition: Partition) -> Result<FaultyQueue, broker::Error> {
@@ -53,8 +64,25 @@ impl Broker for FaultyBroker {
 pub struct FaultyPublishing {
     inner: MemoryPublishing,
     chance: Chance,
-    late: Arc<Mutex<Vec<(Partition, Vec<u8>)>>>,
+    late: LateCopies,
+    record: Arc<Mutex<Option<PositionRecord>>>,
     broken: bool,
+}
+
+impl FaultyPublishing {
+    /// A second publisher's record never takes the place of a newer one: a real broker lets the second one in only after the
+    /// first one's last message was read. (Without this, a source that goes back between the two is not noticed.)
+    fn newest_record(&self, body: Vec<u8>) -> Vec<u8> {
+        let record: PositionRecord = serde_json::from_slice(&body).unwrap();
+        let mut newest = self.record.lock().unwrap();
+        match newest.as_ref().filter(|newest| newest.lineage == record.lineage && newest.position > record.position) {
+            Some(newest) => serde_json::to_vec(newest).unwrap(),
+            None => {
+                *newest = Some(record);
+                body
+            }
+        }
+    }
 }
 
 impl Publishing for FaultyPublishing {
@@ -63,7 +91,10 @@ impl Publishing for FaultyPublishing {
         self.inner.record().await
     }
 
-    async fn publish(&mut self, message: Message) -> Result<Ticket, broker::Error> {
+    async fn publish(&mut self, mut message: Message) -> Result<Ticket, broker::Error> {
+        if message.to == Address::Record {
+            message.body = self.newest_record(message.body);
+        }
         if let Address::Partition(partition) = message.to
             && self.chance.fault(0.02)
         {

@@ -64,7 +64,8 @@ impl World {
     pub fn new(seed: u64) -> World {
         let chance = Chance::new(seed);
         let partitions = 1 + u16::from(chance.is(0.3));
-        let broker = FaultyBroker { inner: MemoryBroker::new(partitions), chance: chance.clone(), late: Arc::default() };
+        let broker =
+            FaultyBroker { inner: MemoryBroker::new(partitions), chance: chance.clone(), late: Arc::default(), record: Arc::default() };
         let cache = FaultyCache { inner: MemoryCache::new("sim"), chance: chance.clone(), late: Arc::default() };
         cache.inner.alter(|contents| *contents = empty());
         World {
@@ -191,7 +192,7 @@ impl World {
         tokio::time::sleep(self.chance.millis(30)).await;
         let partition =
             Partition { number: 1 + u16::try_from(self.chance.below(usize::from(self.partitions))).unwrap(), of: self.partitions };
-        let what = self.chance.below(22);
+        let what = self.chance.below(24);
         tracing::debug!(what, "fault");
         match what {
             0 => self.broker.inner.with_queue(partition, |queue| queue.clear()),
@@ -271,6 +272,14 @@ impl World {
                 self.cache
                     .inner
                     .alter(|contents| if checkpoint { drop(contents.checkpoints.remove(&partition)) } else { contents.seen.clear() });
+            }
+            21 | 22 => {
+                self.broker.inner.block(true);
+                for _ in 0..self.chance.below(20) {
+                    self.database.write();
+                    tokio::time::sleep(self.chance.millis(1_000)).await;
+                }
+                self.broker.inner.block(false);
             }
             _ => match self.chance.below(2) {
                 0 => self.broker.inner.cut(),

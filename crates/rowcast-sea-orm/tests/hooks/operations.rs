@@ -101,6 +101,24 @@ async fn a_composite_key_is_recorded_column_by_column_in_its_own_types() {
 }
 
 #[tokio::test]
+async fn an_entity_whose_key_is_not_the_tables_is_refused() {
+    let database = TestDatabase::installed().await;
+    for key in ["user_id, team, badge", "team, user_id", "role"] {
+        let sql = format!(
+            "DROP TABLE memberships; CREATE TABLE memberships(team TEXT NOT NULL, user_id INTEGER NOT NULL, badge BLOB NOT NULL, \
+             role TEXT NOT NULL, PRIMARY KEY({key}))"
+        );
+        database.db.execute_unprepared(&sql).await.unwrap();
+        let txn = database.db.begin().await.unwrap();
+        let (team, badge, role) = (Set("red".to_owned()), Set(vec![0, 255]), Set("lead".to_owned()));
+        let inserted = membership::ActiveModel { team, user_id: Set(7), badge, role }.insert(&txn).await;
+        assert_says(inserted, &["memberships", "(team,user_id,badge)", &key.replace(' ', ""), "same order"]);
+        txn.rollback().await.unwrap();
+    }
+    assert!(database.changelog().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_key_of_five_columns_is_refused_before_the_row_is_written() {
     let database = TestDatabase::installed().await;
     let txn = database.db.begin().await.unwrap();

@@ -37,6 +37,8 @@ struct State {
     connections: u64,
     /// Connections with lower numbers are over.
     cut_below: u64,
+    /// Whether messages are taken for now.
+    blocked: bool,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +116,12 @@ impl MemoryBroker {
         self.shared.lock().dead.clone()
     }
 
+    /// Raises or ends the alarm in which no messages are taken; what is handed over meanwhile waits, unconfirmed.
+    pub fn block(&self, blocked: bool) {
+        self.shared.lock().blocked = blocked;
+        self.shared.changed.notify_waiters();
+    }
+
     /// Cuts every connection; deliveries that were not acked return to their queues.
     pub fn cut(&self) {
         let mut state = self.shared.lock();
@@ -152,7 +160,8 @@ impl Broker for MemoryBroker {
         let connection = state.connections;
         state.connections += 1;
         state.publisher = Some(connection);
-        Ok(MemoryPublishing { shared: self.shared.clone(), connection, tickets: 0, confirmed: VecDeque::new() })
+        let (waiting, confirmed) = (VecDeque::new(), VecDeque::new());
+        Ok(MemoryPublishing { shared: self.shared.clone(), connection, tickets: 0, waiting, confirmed, told_blocked: false })
     }
 
     async fn queue(&self, partition: Partition) -> Result<MemoryQueue, Error> {
@@ -195,7 +204,28 @@ pub struct MemoryPublishing {
     shared: Arc<Shared>,
     connection: u64,
     tickets: u64,
+    /// Handed over during an alarm.
+    waiting: VecDeque<(Ticket, Message)>,
     confirmed: VecDeque<Ticket>,
+    /// What the publisher was told last of the alarm.
+    told_blocked: bool,
+}
+
+impl MemoryPublishing {
+    /// Takes what waits, unless there is an alarm.
+    fn take_in(&mut self, state: &mut State) {
+        if state.blocked {
+            return;
+        }
+        for (ticket, message) in self.waiting.drain(..) {
+            match message.to {
+                Address::Partition(partition) => state.queues.entry(partition).or_default().waiting.push_back(message.body),
+                Address::Record => state.record = Some(message.body),
+                Address::Dead => state.dead.push(message.body),
+            }
+            self.confirmed.push_back(ticket);
+        }
+    }
 }
 
 impl Publishing for MemoryPublishing {
@@ -205,32 +235,36 @@ impl Publishing for MemoryPublishing {
     }
 
     async fn publish(&mut self, message: Message) -> Result<Ticket, Error> {
-        let mut state = self.shared.lock();
+        let shared = self.shared.clone();
+        let mut state = shared.lock();
         if self.connection < state.cut_below {
             return Err(lost());
         }
-        match message.to {
-            Address::Partition(partition) => state.queues.entry(partition).or_default().waiting.push_back(message.body),
-            Address::Record => state.record = Some(message.body),
-            Address::Dead => state.dead.push(message.body),
-        }
-        drop(state);
-        self.shared.changed.notify_waiters();
         self.tickets += 1;
-        self.confirmed.push_back(Ticket(self.tickets));
+        self.waiting.push_back((Ticket(self.tickets), message));
+        self.take_in(&mut state);
+        drop(state);
+        shared.changed.notify_waiters();
         Ok(Ticket(self.tickets))
     }
 
     async fn event(&mut self) -> Result<Event, Error> {
-        let (connection, confirmed) = (self.connection, &mut self.confirmed);
-        self.shared
-            .wait(|state| {
-                if connection < state.cut_below {
-                    return Err(lost());
-                }
-                Ok(confirmed.pop_front().map(Event::Confirmed).or_else(|| state.control.pop_front().map(Event::Control)))
-            })
-            .await
+        let shared = self.shared.clone();
+        let event = shared.wait(|state| {
+            if self.connection < state.cut_below {
+                return Err(lost());
+            }
+            if state.blocked != self.told_blocked {
+                self.told_blocked = state.blocked;
+                return Ok(Some(if state.blocked { Event::Blocked("an alarm".to_owned()) } else { Event::Unblocked }));
+            }
+            self.take_in(state);
+            Ok(self.confirmed.pop_front().map(Event::Confirmed).or_else(|| state.control.pop_front().map(Event::Control)))
+        });
+        let event = event.await?;
+        // What was taken in just now is there for the consumers.
+        self.shared.changed.notify_waiters();
+        Ok(event)
     }
 
     async fn look_for_queues(&mut self) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::change::{Bound, Partition, Run, Table};
 use crate::checkpoint::{Checkpoint, Resync};
-use crate::request::{Asking, CREDIT};
+use crate::request::Asking;
 
 /// How long after the last message that was published before an asking its answer is waited for, at first and at most.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
@@ -21,8 +21,6 @@ struct Asked {
     run: Run,
     /// Where the resync stood.
     upto: Option<Bound>,
-    /// Chunks that have arrived since.
-    chunks: u32,
     /// Messages that were published before the asking and are not consumed yet.
     behind: u64,
     /// Since when none is left, without progress.
@@ -65,7 +63,7 @@ impl Askings {
     pub fn make(&mut self, table: &Table, ask: Ask, resync: &Resync, partition: Partition, behind: u64) -> Asking {
         let former = self.asked.get(table).filter(|former| former.run == resync.run && ask == Ask::Again);
         let patience = former.map_or(PATIENCE.0, |former| (former.patience * 2).min(PATIENCE.1));
-        let asked = Asked { run: resync.run.clone(), upto: resync.upto.clone(), chunks: 0, behind, waiting: None, patience };
+        let asked = Asked { run: resync.run.clone(), upto: resync.upto.clone(), behind, waiting: None, patience };
         self.asked.insert(table.clone(), asked);
         Asking { table: table.clone(), partition, run: resync.run.clone(), after: resync.upto.clone(), again: ask == Ask::Again }
     }
@@ -78,14 +76,7 @@ impl Asked {
         }
         self.behind = self.behind.saturating_sub(consumed);
         if self.upto != resync.upto {
-            // Several chunks may have arrived in one block; to count them as one only asks a little later.
-            self.upto.clone_from(&resync.upto);
-            self.chunks += 1;
-            self.waiting = None;
-            self.patience = PATIENCE.0;
-            if self.chunks >= CREDIT / 2 {
-                return Some(Ask::More);
-            }
+            return Some(Ask::More);
         }
         if self.behind == 0 && consumed > 0 {
             let since = *self.waiting.get_or_insert(now);
@@ -150,11 +141,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn progress_asks_for_more_before_the_credit_ends() {
+    async fn progress_asks_for_more() {
         let mut askings = Askings::default();
         let now = Instant::now();
         ask(&mut askings, &checkpoint("a", 0), Ask::Again, 0);
-        assert_eq!(askings.due(&checkpoint("a", 1), 1, now), []);
         assert_eq!(askings.due(&checkpoint("a", 2), 1, now), [(table(), Ask::More)]);
         let asking = ask(&mut askings, &checkpoint("a", 2), Ask::More, 0);
         assert_eq!((asking.after, asking.again), (Some(Bound("[2]".into())), false));

@@ -121,18 +121,19 @@ impl<B: Broker, C: Cache> Consumer<B, C> {
             let worker = worker::Worker::new(self.clone(), partition);
             workers.spawn(worker.run(workers_stop.clone()));
         }
+        let mut outcome = Ok(());
         tokio::select! {
             biased;
             () = stop.requested() => stopper.stop(),
             first = workers.join_next() => {
                 stopper.stop();
-                finished(first)?;
+                outcome = finished(first);
             }
         }
         while let Some(next) = workers.join_next().await {
-            finished(Some(next))?;
+            outcome = outcome.and(finished(Some(next)));
         }
-        Ok(())
+        outcome
     }
 
     /// Puts this consumer's layout in force.

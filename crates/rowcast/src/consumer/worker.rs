@@ -24,6 +24,9 @@ use crate::meter::Meter;
 use crate::request::Request;
 use crate::stop::Stop;
 
+/// Messages that may have been delivered to this connection and wait in it: what brokers are asked to prefetch at most.
+const DELIVERED_MAX: u64 = 256;
+
 /// A block that stands in the cache.
 #[derive(Debug)]
 pub struct Applied<'b> {
@@ -76,12 +79,14 @@ impl<B: Broker, C: Cache> Worker<B, C> {
     /// Works until it is asked to stop or somebody is needed.
     pub(super) async fn run(self, mut stop: Stop) -> Result<(), Error> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut failures = 0;
         loop {
             let end = match self.open().await {
                 Ok(mut session) => {
                     let end = session.run(&mut stop).await;
                     if session.blocks > 0 {
                         backoff.reset();
+                        failures = 0;
                     }
                     match end {
                         Ok(()) => return self.leave(session.queue).await,
@@ -95,10 +100,13 @@ impl<B: Broker, C: Cache> Worker<B, C> {
                 Err(end) => end,
             };
             let partition = self.partition;
+            failures += 1;
             match end {
                 End::Stop(error) => return Err(error),
                 End::Broker(error @ broker::Error::Fatal(_)) => return Err(Error::Broker(error)),
                 End::Cache(error @ cache::Error::Fatal(_)) => return Err(Error::Cache(error)),
+                // A broker may refuse the first consumer of a queue that was made a moment ago.
+                End::Broker(error) if failures == 1 => tracing::info!(%partition, "broker: {error}; trying again"),
                 End::Broker(error) => tracing::warn!(%partition, "broker: {error}; trying again"),
                 End::Cache(error) => tracing::warn!(%partition, "cache: {error}; trying again"),
                 End::Reopen => {}
@@ -363,7 +371,9 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
         if due.is_empty() {
             return Ok(());
         }
-        let behind = self.queue.depth().await? + self.inbox.len() as u64;
+        // Where there is no room, some that were delivered have not been taken in yet.
+        let delivered = if self.has_room() { 0 } else { DELIVERED_MAX };
+        let behind = self.queue.depth().await? + self.inbox.len() as u64 + delivered;
         for (table, ask) in due {
             let resync = &stored.checkpoint.resyncs[&table];
             let asking = self.askings.make(&table, ask, resync, self.partition, behind);

@@ -209,6 +209,16 @@ impl Template {
         }
     }
 
+    /// Whether two templates differ in nothing but columns, so that rows of two tables could share a key.
+    pub fn overlaps(&self, other: &Template) -> bool {
+        let alike = |(left, right): (&Piece, &Piece)| match (left, right) {
+            (Piece::Literal(left), Piece::Literal(right)) => left == right,
+            (Piece::Column(_), Piece::Column(_)) => true,
+            _ => false,
+        };
+        self.pieces.len() == other.pieces.len() && self.pieces.iter().zip(&other.pieces).all(alike)
+    }
+
     /// The key of a row; `values` are those of the template's columns, in its order.
     pub fn render(&self, values: &[KeyValue]) -> Result<String, KeyError> {
         debug_assert_eq!(values.len(), self.columns().count());
@@ -458,6 +468,14 @@ mod tests {
         assert!(matches!(refused("user {id}"), E::Literal { character: ' ', .. }));
         assert!(matches!(refused("u:{nmae}"), E::UnknownColumn { .. }));
         assert!(matches!(refused("rowcast:{id}"), E::Reserved(_)));
+    }
+
+    #[test]
+    fn templates_that_differ_in_columns_alone_overlap() {
+        assert!(template("user:{id}").overlaps(&template("user:{name}")));
+        for (left, right) in [("user:{id}", "users:{id}"), ("user:{id}", "user:{id}:x"), ("{id}:{n}", "{id}/{n}")] {
+            assert!(!template(left).overlaps(&template(right)), "{left} {right}");
+        }
     }
 
     #[test]

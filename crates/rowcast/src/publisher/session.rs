@@ -67,6 +67,8 @@ pub(super) struct Session<'p, S, L> {
     forgettable: Option<Position>,
     /// Since when the broker takes no messages.
     blocked: Option<Instant>,
+    /// Whether the read under way was given up since then; the source may have begun one that it has not spoken of.
+    read_given_up: bool,
     /// Confirms are waited for since the sending or since here, whichever is later.
     unblocked: Instant,
 }
@@ -119,6 +121,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             next_forget: now,
             forgettable: None,
             blocked: None,
+            read_given_up: false,
             unblocked: now,
         };
         session.send_record(&start.record).await?;
@@ -134,7 +137,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             self.forget().await?;
             let worked = self.may_publish() && self.complete && self.serve_askings().await?;
             let overdue = self.overdue();
-            let give_up_read = self.blocked.filter(|_| !self.complete).map(|since| since + BLOCKED_READ);
+            let give_up_read = self.blocked.filter(|_| !self.read_given_up).map(|since| since + BLOCKED_READ);
             let heartbeat = self.blocked.is_none().then_some(self.next_heartbeat);
             let forget = self.forgettable.filter(|_| self.complete).map(|_| self.next_forget);
             tokio::select! {
@@ -184,6 +187,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             Event::Blocked(reason) => {
                 tracing::warn!("the broker takes no messages for now: {reason}");
                 self.blocked.get_or_insert_with(Instant::now);
+                self.read_given_up = false;
             }
             Event::Unblocked => {
                 tracing::info!("the broker takes messages again");
@@ -316,11 +320,17 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
         pk: &str,
         image: &'i Image,
     ) -> Result<Option<(String, Option<&'i str>)>, End> {
+        let limit = self.settings.row_bytes_max;
         let (key, reason) = match mapped.map(image) {
-            Mapped::Put { key, row } if row.len() <= self.settings.row_bytes_max => return Ok(Some((key, Some(row)))),
-            Mapped::Put { key, row } => {
-                (Some(key), format!("the row has {} bytes of JSON, the limit is {}", row.len(), self.settings.row_bytes_max))
+            Mapped::Put { key, .. } | Mapped::Remove { key } if key.len() + pk.len() > limit / 4 => {
+                // Such a key was never written, so there is nothing to remove; nor would it fit into a letter.
+                let reason = format!("its keys have {} bytes, the limit is {}", key.len() + pk.len(), limit / 4);
+                let letter = DeadLetter::of_row(&self.settings.pipeline, &mapped.table.0, op, "", None, &reason);
+                self.send_dead_letter(&letter).await?;
+                return Ok(None);
             }
+            Mapped::Put { key, row } if row.len() <= limit => return Ok(Some((key, Some(row)))),
+            Mapped::Put { key, row } => (Some(key), format!("the row has {} bytes of JSON, the limit is {limit}", row.len())),
             Mapped::Remove { key } => return Ok(Some((key, None))),
             Mapped::Nothing => return Ok(None),
             Mapped::Dead { key, reason } => (key, reason),
@@ -344,6 +354,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
 
     /// No read transaction stays open while the broker takes no messages.
     async fn give_up_read(&mut self) -> Result<(), End> {
+        self.read_given_up = true;
         self.source.abandon().await?;
         self.assembler.rewind(self.complete_to);
         self.position = self.complete_to;
@@ -432,7 +443,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
         let now = Instant::now();
         self.next_heartbeat = now + self.settings.heartbeat;
         for partition in Partition::all(self.settings.partitions) {
-            if !self.resyncs.is_empty() || now - self.last_sent[partition.index()] >= self.settings.heartbeat {
+            if !self.resyncs.is_empty() || now - self.last_sent[partition.index()] >= self.settings.heartbeat / 2 {
                 self.send_empty(partition).await?;
             }
         }

@@ -47,14 +47,14 @@ fn a_consumer_that_is_far_behind_is_not_flooded_with_chunks() {
             .execute("UPDATE lines SET words = ?1 || substr(words, 4) WHERE shop = 'archive'", [format!("{round:03}")])
             .expect("an update");
     }
-    world.wait_until_published(&database);
+    world.wait_until_forgotten();
     let mut consumer = world.consumer("consumer-1");
     consumer.log().wait_for("something before this batch is missing");
     // Redis lets one command through now and then.
     let begun = Instant::now();
     while begun.elapsed() < HELD_BACK {
         world.block_on(world.redis.query::<()>(&["CLIENT", "PAUSE", "1000", "WRITE"])).expect("a pause");
-        std::thread::sleep(Duration::from_millis(1020));
+        std::thread::sleep(Duration::from_millis(1005));
     }
     assert!(world.unanswered() > 0, "it has worked through the queue before it was to be judged");
     world.wait_until_settled();

@@ -10,6 +10,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use rowcast_testkit::folder::Folder;
 use rowcast_testkit::proxy::{Direction, Proxy};
+use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::redis::RedisServer;
 use rowcast_testkit::wait::until_blocking;
 use tokio::runtime::Runtime;
@@ -57,7 +58,7 @@ impl World {
         let database = writer::connect(&folder.path().join("app.db"));
         database.execute_batch(schema::SCHEMA).expect("the schema");
         let preload = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-                       INSERT INTO lines SELECT 'archive', i, hex(zeroblob(250)), i FROM n";
+                       INSERT INTO lines SELECT 'archive', i, hex(zeroblob(500)), i FROM n";
         if rows > 0 {
             database.execute(preload, [rows]).expect("rows");
         }
@@ -230,27 +231,23 @@ impl World {
     }
 
     /// Waits until every change that is committed now was confirmed by the broker, and so trimmed.
-    pub fn wait_until_published(&self, database: &rusqlite::Connection) {
+    pub fn wait_until_forgotten(&self) {
+        let database = writer::connect(&self.database());
         let newest: i64 = database.query_row("SELECT max(id) FROM rowcast_changelog", [], |row| row.get(0)).expect("a changelog");
         let left = "SELECT count(*) FROM rowcast_changelog WHERE id < ?1";
         let trimmed = || database.query_row(left, [newest], |row| row.get::<_, i64>(0)).is_ok_and(|left| left <= 1).then_some(());
-        until_blocking("the broker's confirms", AGREEMENT, trimmed).expect("all is published");
+        until_blocking("the changelog to be trimmed", AGREEMENT, trimmed).expect("what is confirmed is trimmed");
     }
 
-    /// Waits until each partition's queue has so many consumers.
-    pub fn wait_until_consumers(&self, count: u32) {
-        let (connection, channel) = self.channel();
-        let all = || {
-            let consumers = |number| {
-                let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-                let queue = self.queue(&format!("{number}of{PARTITIONS}"));
-                let look = channel.queue_declare(queue.into(), options, FieldTable::default());
-                self.runtime.block_on(look).expect("the queue is there").consumer_count()
-            };
-            (1..=PARTITIONS).map(consumers).all(|consumers| consumers == count).then_some(())
+    /// Waits until each partition's queue has `count` consumers. A queue itself tells only of the active one.
+    pub fn wait_until_consumers(&self, server: &RabbitServer, count: usize) {
+        let queue = self.queue("");
+        let listed = || {
+            let consumers = server.control(&["list_consumers", "queue_name"]).expect("a list of consumers");
+            let ours = consumers.lines().filter(|line| line.starts_with(&queue) && line.ends_with(&format!("of{PARTITIONS}"))).count();
+            (ours == count * PARTITIONS).then_some(())
         };
-        until_blocking("the consumers", AGREEMENT, all).expect("they are there");
-        drop(connection);
+        until_blocking("the consumers", AGREEMENT, listed).expect("they are there");
     }
 
     /// Waits until more than `bytes` have gone by.

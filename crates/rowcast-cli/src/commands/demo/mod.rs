@@ -20,7 +20,7 @@ use rowcast::broker::Broker;
 use rowcast::broker::rabbitmq::{QueueType, RabbitSettings};
 use rowcast::cache::redis::RedisSettings;
 use rowcast::cache::{Cache, Link};
-use rowcast::change::Partition;
+use rowcast::change::{Partition, Position};
 use rowcast::config::{BrokerConfig, CacheConfig};
 use rowcast::consumer::{self, Consumer};
 use rowcast::mapping::TableSettings;
@@ -236,10 +236,12 @@ async fn until_ready<L: Link>(stage: &Stage, link: &mut L) -> anyhow::Result<()>
 /// Waits until every partition has passed the newest change.
 async fn until_caught_up<L: Link>(stage: &Stage, link: &mut L, watch: &Watch) -> anyhow::Result<()> {
     let newest = sqlite::inspect(&stage.database)?.changelog.context("the changelog is gone")?.newest;
+    // In the middle of a read the first half of a position is already the newest id.
+    let end = Position(newest, newest);
     let mut seen = watch.last();
     let mut deadline = Instant::now() + PATIENCE;
     for partition in Partition::all(stage.partitions) {
-        while link.load(partition).await?.is_none_or(|stored| stored.checkpoint.position.0 < newest) {
+        while link.load(partition).await?.is_none_or(|stored| stored.checkpoint.position < end) {
             if watch.last() != seen {
                 seen = watch.last();
                 deadline = Instant::now() + PATIENCE;

@@ -22,7 +22,7 @@ const DEFAULT_EXCHANGE: &str = "";
 const REQUEST_TYPE: &str = "rowcast.request";
 
 /// The AMQP property `type` of a dead letter.
-const DEAD_TYPE: &str = "rowcast.dead";
+const DEAD_TYPE: &str = "rowcast.dead_letter";
 
 /// Opens [`Outgoing`]s, all on one connection for as long as somebody uses it.
 #[derive(Clone)]

@@ -32,6 +32,9 @@ const DEFAULT_EXCHANGE: &str = "";
 /// What became of one message.
 type Outcome = (Ticket, lapin::Result<Confirmation>);
 
+/// How often a look for the queues asks whether the connection was blocked meanwhile.
+const BLOCKED_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// The connection that holds the pipeline's exclusive queue.
 pub struct RabbitPublishing {
     settings: RabbitSettings,
@@ -268,7 +271,17 @@ impl Publishing for RabbitPublishing {
             return Ok(());
         }
         let declaring = Declaring { channel: &self.looking, settings: &self.settings, names: &self.names };
-        let found = answer(&self.connection, "looking for the queues", look_for_each(&declaring)).await;
+        let mut looking = Box::pin(answer(&self.connection, "looking for the queues", look_for_each(&declaring)));
+        // The first message of an idle publisher may be what blocks the connection, and then the question behind it is not
+        // answered before the alarm ends. The caller must hear of the alarm meanwhile; a late answer on this channel is nobody's.
+        let found = loop {
+            match tokio::time::timeout(BLOCKED_LOOK, &mut looking).await {
+                Ok(found) => break found,
+                Err(_) if self.connection.status().blocked() => return Ok(()),
+                Err(_) => {}
+            }
+        };
+        drop(looking);
         found.map_err(|error| self.end(error))
     }
 }

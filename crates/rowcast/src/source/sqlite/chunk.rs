@@ -61,7 +61,14 @@ impl Session {
         let mut chunk = Chunk { rows: Vec::new(), upto: None, last: true, as_of, read_us: now_us() };
         let mut lookup = Lookup::new(&self.connection, reader)?;
         for pk in pks {
-            let key = reader.read_pk(pk)?;
+            // Anybody may put a request into the control queue; one that makes no sense must not stop the pipeline.
+            let key = match reader.read_pk(pk) {
+                Ok(key) => key,
+                Err(error) => {
+                    tracing::warn!("a row was requested that cannot be: {error}");
+                    continue;
+                }
+            };
             let found = lookup.by_key(reader, &key)?.filter(|found| found.key == key);
             let image = found.map_or_else(|| reader.absent(&key), |found| found.image);
             chunk.rows.push(ReadRow { pk: reader.pk(&key), image });

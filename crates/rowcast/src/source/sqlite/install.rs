@@ -101,6 +101,19 @@ pub(super) fn check_each_once(settings: &SqliteSettings) -> Result<(), Failure> 
     Ok(())
 }
 
+/// Rows of two tables must not share keys: they would overwrite each other, and no sweep could tell them apart.
+pub(super) fn check_keys_apart(tables: &[MappedTable]) -> Result<(), Failure> {
+    for (index, table) in tables.iter().enumerate() {
+        let template = |mapped: &MappedTable| mapped.descriptor.keys.template.clone();
+        if let Some(other) = tables[..index].iter().find(|other| template(other).overlaps(&template(table))) {
+            let (one, two) = (&other.table, &table.table);
+            let text = format!("the tables {one} and {two} would share keys ({} and {})", template(other), template(table));
+            return Err(Error::Fatal(format!("{text}; give one of them a key that begins otherwise")).into());
+        }
+    }
+    Ok(())
+}
+
 /// An open transaction that changes what is installed, and remembers what it did.
 pub(super) struct Installation<'t> {
     transaction: &'t Transaction<'t>,
@@ -365,11 +378,13 @@ fn install_in(transaction: &Transaction<'_>, settings: &SqliteSettings) -> Resul
     installation.tables()?;
     installation.pipeline(&settings.pipeline)?;
     check_each_once(settings)?;
-    let mut numbers = Vec::new();
+    let (mut numbers, mut mapped) = (Vec::new(), Vec::new());
     for table in &settings.tables {
         let prepared = prepare(transaction, table, settings.capture)?;
         numbers.push(installation.table(&prepared, settings.capture)?);
+        mapped.push(prepared.mapped);
     }
+    check_keys_apart(&mapped)?;
     installation.remove_others(&numbers)?;
     if installation.history_broken {
         installation.new_generation()?;

@@ -132,10 +132,15 @@ impl Session {
             if newest < self.shipped {
                 return Err(Error::Changed(format!("{} went back in time", self.path.display())).into());
             }
-            work(self, stream::position(newest))
+            let position = stream::position(newest);
+            let record = PositionRecord { lineage: self.lineage.clone(), position, mark: stream::mark(&self.connection, newest)? };
+            Ok((work(self, position)?, record))
         });
         self.end_transaction()?;
-        outcome
+        let (read, record) = outcome?;
+        // What was read belongs to this history only as long as the newest change of this snapshot stands, too.
+        self.record = record;
+        Ok(read)
     }
 
     /// Gives this history up for a new one, in which everything is read again.
@@ -279,6 +284,7 @@ fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record
         tables.push(SessionTable { number, reader: RowReader::new(&prepared) });
         mapped.push(prepared.mapped);
     }
+    install::check_keys_apart(&mapped)?;
     let mut notes = std::mem::take(&mut installation.report.notes);
     let broken =
         installation.history_broken.then(|| "the triggers were not as they should be, so changes may have gone unrecorded".to_owned());

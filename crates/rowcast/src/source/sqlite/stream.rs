@@ -304,8 +304,8 @@ fn size(change: &Change) -> usize {
 
 fn malformed(id: i64) -> Error {
     Error::Fatal(format!(
-        "row {id} of rowcast_changelog was not written by rowcast's triggers or hooks; find out who wrote it, then delete it and request a \
-         resync (rowcast snapshot)"
+        "row {id} of rowcast_changelog was not written by rowcast's triggers or hooks; find out who wrote it, then run \
+         rowcast uninstall and rowcast install: a new changelog begins with a resync"
     ))
 }
 

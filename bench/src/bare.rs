@@ -1,0 +1,199 @@
+//! What the stages and the servers do alone with the same changes: the limits that the pipeline is measured by.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
+use rowcast::batch::Batch;
+use rowcast::broker::memory::MemoryBroker;
+use rowcast::change::Partition;
+use rowcast::meter::Meter;
+use rowcast::publisher::{self, Publisher};
+use rowcast::source::sqlite::SqliteSource;
+use rowcast::source::{Portion, Source};
+use rowcast_testkit::rabbitmq::RabbitServer;
+use rowcast_testkit::redis::RedisServer;
+use rowcast_testkit::wait::until;
+
+use crate::Plan;
+use crate::child::start_half;
+use crate::database::{self, PARTITIONS, PIPELINE, settings};
+use crate::report::Bare;
+use crate::usage::group_cpu_s;
+
+/// How long a measurement may take.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Messages that may be unconfirmed, as in the publisher.
+const WINDOW: usize = 256;
+
+/// Messages that a consumer may hold.
+const PREFETCH: u16 = 50;
+
+/// Rows in one MSET.
+const MSET_ROWS: usize = 1_000;
+
+/// A message's partition and text.
+type Text = (Partition, Vec<u8>);
+
+/// Measures each alone, one after the other, on a copy of the table.
+pub async fn measure(copy: &Path, plan: &Plan, rabbit: &RabbitServer, redis: &RedisServer) -> anyhow::Result<Bare> {
+    let changes = f64::from(plan.rows);
+    let sqlite_s = read_sqlite(copy, plan.rows).await?;
+    let (texts, publisher_s) = publish_to_memory(copy, plan.rows).await?;
+    let before = group_cpu_s(rabbit.group()?)?;
+    let rabbitmq_s = through_rabbitmq(&rabbit.url(), &texts).await?;
+    let rabbitmq_cpu_s = group_cpu_s(rabbit.group()?)? - before;
+    let before = group_cpu_s(redis.id()?)?;
+    let redis_s = into_redis(&redis.url(), &texts)?;
+    let redis_cpu_s = group_cpu_s(redis.id()?)? - before;
+    Ok(Bare {
+        sqlite_changes_per_s: changes / sqlite_s,
+        publisher_changes_per_s: changes / publisher_s,
+        rabbitmq_changes_per_s: changes / rabbitmq_s,
+        rabbitmq_cpu_s_per_100k: rabbitmq_cpu_s * 100_000.0 / changes,
+        redis_changes_per_s: changes / redis_s,
+        redis_cpu_s_per_100k: redis_cpu_s * 100_000.0 / changes,
+    })
+}
+
+/// Seconds that rowcast's source takes to read a backlog.
+async fn read_sqlite(path: &Path, rows: u32) -> anyhow::Result<f64> {
+    let mut source = SqliteSource::new(settings(path))?;
+    // Without a record a new history begins here, so the backlog is written afterwards.
+    source.begin(None).await?;
+    database::write_backlog(path, rows, rows)?;
+    let begun = Instant::now();
+    let mut found = 0;
+    while found < rows as usize {
+        if let Portion::Changes { changes, .. } = source.next().await? {
+            found += changes.len();
+        }
+    }
+    ensure!(found == rows as usize, "SQLite gave {found} changes");
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// The messages that the publisher makes of a backlog, and the seconds that it takes.
+async fn publish_to_memory(path: &Path, rows: u32) -> anyhow::Result<(Vec<Text>, f64)> {
+    let broker = MemoryBroker::new(PARTITIONS);
+    let take = |partition| broker.with_queue(partition, std::mem::take);
+    // The first publisher leaves a record, so that the second one continues.
+    let last = Partition { number: PARTITIONS, of: PARTITIONS };
+    publish_until(path, &broker, |_| !broker.with_queue(last, |queue| queue.is_empty())).await?;
+    Partition::all(PARTITIONS).for_each(|partition| drop(take(partition)));
+    database::write_backlog(path, rows, rows)?;
+    let took = publish_until(path, &broker, |meter| Meter::read(&meter.published) >= u64::from(rows)).await?;
+    let mut queues: Vec<_> =
+        Partition::all(PARTITIONS).map(|partition| (partition, broker.with_queue(partition, std::mem::take))).collect();
+    // Round and round, as they were sent, more or less.
+    let mut texts = Vec::new();
+    while queues.iter().any(|(_, queue)| !queue.is_empty()) {
+        texts.extend(queues.iter_mut().filter_map(|(partition, queue)| Some((*partition, queue.pop_front()?))));
+    }
+    Ok((texts, took.as_secs_f64()))
+}
+
+/// How long a publisher takes until something is so.
+async fn publish_until(path: &Path, broker: &MemoryBroker, so: impl Fn(&Meter) -> bool) -> anyhow::Result<Duration> {
+    let meter = Arc::new(Meter::default());
+    let source = SqliteSource::new(settings(path))?;
+    let publisher = Publisher::new(publisher::Settings::new(PIPELINE, PARTITIONS), source, broker.clone(), meter.clone());
+    let begun = Instant::now();
+    let (stopper, thread) = start_half("publisher", move |stop| async move { Ok(publisher.run(stop).await?) })?;
+    let took = until("the publisher", DEADLINE, || async { so(&meter).then(|| begun.elapsed()) }).await?;
+    stopper.stop();
+    thread.join().map_err(|_| anyhow::anyhow!("the publisher panicked"))??;
+    Ok(took)
+}
+
+/// Seconds from the first publish to the last ack and confirm.
+async fn through_rabbitmq(url: &str, texts: &[Text]) -> anyhow::Result<f64> {
+    let bodies: Vec<(String, Vec<u8>)> = texts
+        .iter()
+        .map(|(partition, text)| Ok((format!("bare.{partition}"), zstd::bulk::compress(text, 1)?)))
+        .collect::<anyhow::Result<_>>()?;
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let consuming = Connection::connect(url, ConnectionProperties::default()).await?;
+    let mut consumers = Vec::new();
+    for partition in Partition::all(PARTITIONS) {
+        let queue = format!("bare.{partition}");
+        let expected = bodies.iter().filter(|(name, _)| *name == queue).count();
+        let channel = consuming.create_channel().await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.as_str().into(), options, arguments).await?;
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        let name = queue.as_str().into();
+        let mut consumer = channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+        consumers.push(tokio::spawn(async move {
+            for _ in 0..expected {
+                let delivery = consumer.next().await.context("the consumer ended")??;
+                channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await?;
+            }
+            // An answer to this is behind all acks.
+            channel.close(200, "done".into()).await?;
+            anyhow::Ok(())
+        }));
+    }
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let begun = Instant::now();
+    let mut unconfirmed = FuturesUnordered::new();
+    for (queue, body) in &bodies {
+        let properties = BasicProperties::default().with_delivery_mode(2);
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        unconfirmed.push(channel.basic_publish("".into(), queue.as_str().into(), options, body, properties).await?);
+        while unconfirmed.len() >= WINDOW {
+            confirmed(unconfirmed.next().await)?;
+        }
+    }
+    while !unconfirmed.is_empty() {
+        confirmed(unconfirmed.next().await)?;
+    }
+    for consumer in consumers {
+        tokio::time::timeout(DEADLINE, consumer).await???;
+    }
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+fn confirmed(answer: Option<lapin::Result<Confirmation>>) -> anyhow::Result<()> {
+    match answer {
+        Some(Ok(Confirmation::Ack(None))) => Ok(()),
+        other => anyhow::bail!("RabbitMQ did not take a message: {other:?}"),
+    }
+}
+
+/// Seconds that Redis takes for the rows.
+fn into_redis(url: &str, texts: &[Text]) -> anyhow::Result<f64> {
+    let mut rows = Vec::new();
+    for (partition, text) in texts {
+        let batch = Batch::decode(text, *partition)?;
+        rows.extend(batch.changes.iter().filter_map(|change| Some((format!("bare:{}", change.key), change.row?.get().to_owned()))));
+    }
+    let mut client = redis::Client::open(url)?.get_connection()?;
+    let commands: Vec<redis::Cmd> = rows
+        .chunks(MSET_ROWS)
+        .map(|rows| {
+            let mut command = redis::cmd("MSET");
+            for (key, row) in rows {
+                command.arg(key).arg(row);
+            }
+            command
+        })
+        .collect();
+    let begun = Instant::now();
+    for command in &commands {
+        command.query::<()>(&mut client)?;
+    }
+    Ok(begun.elapsed().as_secs_f64())
+}
