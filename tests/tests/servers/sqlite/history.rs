@@ -316,8 +316,9 @@ async fn what_has_to_be_done_first_is_said() {
     assert!(fatal(&super::settings(&folder.path().join("none.db"), &[])).await.contains("no database file"));
     assert!(!folder.path().join("none.db").exists());
     assert!(fatal(&super::settings(&settings.path, &[("users", None), ("users", Some("u:{id}"))])).await.contains("configured twice"));
+    // Triggers see whatever hooks would.
     let hooks = SqliteSettings { capture: Capture::Hooks, ..settings.clone() };
-    assert!(fatal(&hooks).await.contains("followed by triggers, not hooks"));
+    SqliteSource::new(hooks).unwrap().begin(None).await.unwrap();
 }
 
 #[tokio::test]
@@ -340,4 +341,22 @@ async fn hooks_need_no_installation_and_no_trigger() {
     assert_eq!(follower.rows.into_iter().collect::<Vec<_>>(), [("user:1".to_owned(), r#"{"id":1,"name":"Ada"}"#.to_owned())]);
     let by_name = SqliteSettings { tables: super::settings(&hooks.path, &[("users", Some("u:{name}"))]).tables, ..hooks };
     assert!(again(&by_name, &follower.record).await.unwrap_err().to_string().contains("hooks do not see"));
+}
+
+#[tokio::test]
+async fn a_deleted_row_is_named_even_if_another_row_has_taken_its_key_so_that_no_chunk_brings_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let application = application(&path);
+    let rows = "INSERT INTO profiles VALUES ('grace', 'admiral'), ('ada', 'countess')";
+    application.execute_batch("CREATE TABLE profiles (name TEXT PRIMARY KEY NOT NULL, handle TEXT NOT NULL UNIQUE)").unwrap();
+    let mut follower = Follower::begin(&settings(&path, &[("profiles", Some("profile:{handle}"))])).await;
+    application.execute_batch(rows).unwrap();
+    follower.follow(newest(&application)).await.unwrap();
+
+    application.execute_batch("UPDATE OR REPLACE profiles SET handle = 'admiral' WHERE name = 'ada'").unwrap();
+    follower.follow(newest(&application)).await.unwrap();
+    let named: Vec<&str> = follower.last.iter().map(|change| change.pk.as_str()).collect();
+    assert!(named.contains(&r#"{"name":"grace"}"#) && named.contains(&r#"{"name":"ada"}"#), "{named:?}");
+    assert_eq!(follower.rows, [("profile:admiral".to_owned(), r#"{"name":"ada","handle":"admiral"}"#.to_owned())].into());
 }

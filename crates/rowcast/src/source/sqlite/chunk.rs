@@ -70,8 +70,8 @@ impl Session {
                 }
             };
             let found = lookup.by_key(reader, &key)?.filter(|found| found.key == key);
-            let image = found.map(|found| found.image).or_else(|| reader.absent(&key));
-            chunk.rows.extend(image.map(|image| ReadRow { pk: reader.pk(&key), image }));
+            let image = found.map_or_else(|| reader.absent(&key), |found| found.image);
+            chunk.rows.push(ReadRow { pk: reader.pk(&key), image });
         }
         Ok(chunk)
     }

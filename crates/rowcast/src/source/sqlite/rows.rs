@@ -149,9 +149,10 @@ impl RowReader {
         Ok(if key_is_text { Image::Present { json, key } } else { Image::Unreadable { key: None, reason: not_utf8("of the key") } })
     }
 
-    /// What became of a row whose primary key nobody has any more; `None` where its old values have to tell.
-    pub(super) fn absent(&self, key: &[Datum]) -> Option<Image> {
-        (self.beside_width == 0).then(|| self.absent_with(key, &[]))
+    /// What became of a row whose primary key nobody has any more. Where its old values have to tell which key of the cache it
+    /// had, this says only that the row is gone: another row may have taken that key, but a chunk must not bring this one back.
+    pub(super) fn absent(&self, key: &[Datum]) -> Image {
+        if self.beside_width == 0 { self.absent_with(key, &[]) } else { Image::Absent { key: vec![KeyValue::Null; self.template.len()] } }
     }
 
     fn absent_with(&self, key: &[Datum], beside: &[Datum]) -> Image {

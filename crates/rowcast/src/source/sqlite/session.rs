@@ -269,16 +269,17 @@ fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record
     install::check_each_once(settings)?;
     let (mut tables, mut mapped) = (Vec::new(), Vec::new());
     for table in &settings.tables {
-        let capture = match (settings.capture, install::registration(transaction, &table.name)?) {
-            // Triggers see whatever hooks see, and the hooks leave the recording to them.
-            (Capture::Hooks, Some((_, known))) if known == Capture::Triggers.name() => Capture::Triggers,
-            (Capture::Triggers, Some((_, known))) if known != Capture::Triggers.name() => {
-                return Err(run_install(format!("table {} is followed by {known}, not triggers", table.name)));
-            }
-            (Capture::Triggers, None) => return Err(run_install(format!("table {} is not followed yet", table.name))),
-            (capture, _) => capture,
-        };
+        let registered = install::registration(transaction, &table.name)?.map(|(_, capture)| capture);
+        let triggers = registered.as_deref() == Some(Capture::Triggers.name());
+        // Triggers see whatever hooks see, and the hooks leave the recording to them.
+        let capture = if triggers { Capture::Triggers } else { settings.capture };
         let prepared = install::prepare(transaction, table, capture)?;
+        if capture == Capture::Triggers && !triggers {
+            return Err(run_install(match registered {
+                None => format!("table {} is not followed yet", table.name),
+                Some(known) => format!("table {} is followed by {known}, not triggers", table.name),
+            }));
+        }
         let number = installation.table(&prepared, capture)?;
         tables.push(SessionTable { number, reader: RowReader::new(&prepared) });
         mapped.push(prepared.mapped);

@@ -257,8 +257,8 @@ fn ship_row(row: &LogRow, reader: &RowReader, lookup: &mut Lookup<'_>, mut ship:
         let found = lookup.by_key(reader, key)?;
         let same = found.as_ref().is_some_and(|found| found.key == key);
         // 'A' may find 'a': then nobody has the key that was named, and the other one is told as well.
-        if !same && let Some(image) = reader.absent(key) {
-            ship(Found { pk: reader.pk(key), key: key.to_vec(), image });
+        if !same {
+            ship(Found { pk: reader.pk(key), key: key.to_vec(), image: reader.absent(key) });
         }
         if let Some(found) = found {
             shipped = Some(found.key.clone());
