@@ -81,8 +81,16 @@ impl<B: Broker, C: Cache> Worker<B, C> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut failures = 0;
         loop {
-            let end = match self.open().await {
+            let opened = tokio::select! {
+                biased;
+                () = stop.requested() => return Ok(()),
+                opened = self.open() => opened,
+            };
+            let end = match opened {
                 Ok(mut session) => {
+                    if failures > 0 {
+                        tracing::info!(partition = %self.partition, "connected again");
+                    }
                     let end = session.run(&mut stop).await;
                     if session.blocks > 0 {
                         backoff.reset();

@@ -100,7 +100,13 @@ impl<S: Source, B: Broker> Publisher<S, B> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut standby = false;
         loop {
-            let end = match session::Session::open(&self.settings, &mut self.source, &self.broker, &self.meter).await {
+            // To drop an attempt is safe, as a crash is.
+            let opened = tokio::select! {
+                biased;
+                () = stop.requested() => return Ok(()),
+                opened = session::Session::open(&self.settings, &mut self.source, &self.broker, &self.meter) => opened,
+            };
+            let end = match opened {
                 Ok(session) => {
                     backoff.reset();
                     standby = false;

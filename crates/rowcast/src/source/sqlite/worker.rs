@@ -58,6 +58,7 @@ pub(super) fn start(settings: SqliteSettings) -> std::io::Result<Sender<Command>
         wake: sender.clone(),
         woken: Arc::new(AtomicBool::new(false)),
         watch: None,
+        opened_before: false,
         session: None,
         waiting: None,
         last_complete_from: None,
@@ -75,6 +76,8 @@ struct Worker {
     /// For the watching thread.
     wake: Sender<Command>,
     woken: WakeFlag,
+    /// Whether a history was opened since the thread began.
+    opened_before: bool,
     watch: Option<Watch>,
     session: Option<Session>,
     /// Who waits for the next portion.
@@ -147,13 +150,13 @@ impl Worker {
     }
 
     fn begin(&mut self, record: Option<&PositionRecord>) -> Result<Start, Error> {
-        let first = self.watch.is_none();
         self.waiting = None;
         self.last_complete_from = None;
         self.session = None;
         self.watch = None;
         let path = &self.settings.path;
-        if first && !path.exists() {
+        // Once it was there its absence may be the moment in the middle of a restore.
+        if !self.opened_before && !path.exists() {
             return Err(Error::Fatal(format!("there is no database file {}; check the path", path.display())));
         }
         let (wake, flag) = (self.wake.clone(), self.woken.clone());
@@ -166,6 +169,7 @@ impl Worker {
         }
         let (session, start) = Session::begin(&self.settings, record).map_err(|failure| failure.explain(path, "opening its history"))?;
         self.session = Some(session);
+        self.opened_before = true;
         self.dirty = true;
         self.locked_since = None;
         self.pace = Pace::new();
