@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 
 /// Below the ports that the system gives to outgoing connections. Whoever polls such a port until a server listens may
 /// otherwise be connected to itself, and so take the port from the server.
@@ -30,20 +30,22 @@ pub struct Process {
 }
 
 /// Runs the program in the background, says its id, waits for the end of its own input and kills the group. The child is the
-/// leader of its group (`set -m`), so a server's own children go too. If the child ends first, its status is kept for
-/// [`Process::wait`]. A child that is merely stopped has not ended (`wait -f`).
+/// leader of its group (`setsid`), so a server's own children go too. If the child ends first, its status is kept for
+/// [`Process::wait`].
+///
+/// There is no job control (`set -m`): with it bash takes a stopped child for an ended one, and with `wait -f` it may spin for
+/// ever on a child that was stopped and continued.
 const GUARDIAN: &str = r#"
-set -m
 exec 3<&0
-"$@" </dev/null 3<&- &
+setsid "$@" </dev/null 3<&- &
 child=$!
 echo "$child" >&4
 exec 4>&-
 ( read -r _ <&3; kill -KILL -- "-$child" 2>/dev/null ) >/dev/null 2>&1 &
 watcher=$!
-wait -f "$child"
+wait "$child"
 status=$?
-kill -KILL -- "-$watcher" 2>/dev/null
+kill -KILL "$watcher" 2>/dev/null
 exit "$status"
 "#;
 
@@ -75,6 +77,11 @@ impl Process {
                 anyhow::bail!("{} did not start: {other:?}", program.display());
             }
         };
+        // The child becomes the leader of its group a moment after it has an id; one that is gone already has been it.
+        crate::wait::until_blocking("the child to lead its group", std::time::Duration::from_secs(10), || match getpgid(Some(pid)) {
+            Ok(group) => (group == pid).then_some(()),
+            Err(_) => Some(()),
+        })?;
         Ok(Process { guardian, pid })
     }
 
