@@ -124,11 +124,11 @@ fn configuration(url: &Path, database: &Path, inspection: &Inspection, usable: &
 fn table_text(table: &Table) -> String {
     let key: Vec<String> = table.primary_key().iter().map(|column| format!(":{{{column}}}")).collect();
     let default = format!("{}{}", table.name, key.concat());
-    // A name that no key can begin with needs another one, which must not be another table's.
+    // A name that no key can begin with needs another one.
     let (comment, key) = if Template::configured(&default, |_| Some(ColumnType::Integer)).is_ok() {
         ("# ", default)
     } else {
-        ("", format!("{}~{}", plain(&table.name), key.concat()))
+        ("", format!("{}{}", plain(&table.name), key.concat()))
     };
     let columns: Vec<String> = table.columns.iter().filter(|column| !column.generated).map(|column| quoted(&column.name)).collect();
     [
