@@ -3,7 +3,7 @@
 //! A changelog row names a key, in its native type. What the row behind it is now is read when it is shipped, so the order of the
 //! two statements inside their transaction does not matter, only that there is one transaction.
 
-use sea_orm::sea_query::{Alias, Cond, Expr, ExprTrait, Func, JoinType, Query};
+use sea_orm::sea_query::{Alias, Cond, Expr, ExprTrait, Func, JoinType, Query, ValueTuple};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, IdenStatic, Iterable, PrimaryKeyToColumn, Statement, Value,
 };
@@ -16,20 +16,27 @@ const KEY_COLUMNS: [&str; 4] = ["v1", "v2", "v3", "v4"];
 /// Statement time in milliseconds, written as the triggers write it.
 const NOW_MS: &str = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
 
-/// What happened to a row, as the changelog spells it.
-#[derive(Clone, Copy)]
-pub(crate) enum Op {
+/// How many keys one statement records: with four columns each, far below the 32,766 variables that SQLite takes.
+const KEYS_A_STATEMENT: usize = 1_000;
+
+/// What happened to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// The row is new.
     Insert,
+    /// The row has other values than before.
     Update,
+    /// The row is gone, or about to go in the same transaction.
     Delete,
 }
 
-impl Op {
+impl Operation {
+    /// As the changelog spells it.
     fn letter(self) -> &'static str {
         match self {
-            Op::Insert => "I",
-            Op::Update => "U",
-            Op::Delete => "D",
+            Operation::Insert => "I",
+            Operation::Update => "U",
+            Operation::Delete => "D",
         }
     }
 }
@@ -74,9 +81,16 @@ pub(crate) fn check<E: EntityTrait, C: ConnectionTrait>(db: &C) -> Result<(), Db
     Ok(())
 }
 
-/// Writes the changelog row of one change, unless triggers do. `key` holds the primary key's columns in order.
-pub(crate) async fn record<E: EntityTrait, C: ConnectionTrait>(db: &C, op: Op, key: Vec<Value>) -> Result<(), DbErr> {
-    if write::<E, C>(db, op, key.clone()).await? {
+/// Writes the changelog rows of some changes, unless triggers do. Each key holds the primary key's columns in order.
+pub(crate) async fn append<E: EntityTrait, C: ConnectionTrait>(db: &C, operation: Operation, keys: &[Vec<Value>]) -> Result<(), DbErr> {
+    for keys in keys.chunks(KEYS_A_STATEMENT) {
+        append_some::<E, C>(db, operation, keys).await?;
+    }
+    Ok(())
+}
+
+async fn append_some<E: EntityTrait, C: ConnectionTrait>(db: &C, operation: Operation, keys: &[Vec<Value>]) -> Result<(), DbErr> {
+    if write::<E, C>(db, operation, keys).await? {
         return Ok(());
     }
     match capture::<E, C>(db).await? {
@@ -84,7 +98,7 @@ pub(crate) async fn record<E: EntityTrait, C: ConnectionTrait>(db: &C, op: Op, k
         Some(Capture::Hooks) => {}
         None => register::<E, C>(db).await?,
     }
-    if write::<E, C>(db, op, key).await? {
+    if write::<E, C>(db, operation, keys).await? {
         return Ok(());
     }
     let (table, entity, declared) = (table::<E>(), key_columns::<E>(), declared_key::<E, C>(db).await?);
@@ -127,24 +141,28 @@ pub(crate) async fn capture<E: EntityTrait, C: ConnectionTrait>(db: &C) -> Resul
     }
 }
 
-/// Whether a row was written. It is not if the table is unregistered or recorded by triggers, or if its key is not the entity's.
+/// Whether rows were written. They are not if the table is unregistered or recorded by triggers, or if its key is not the entity's.
 ///
-/// The key is taken from the row itself where there is one: the database may hold it in another type, or in other letters, than
+/// A key is taken from the row itself where there is one: the database may hold it in another type, or in other letters, than
 /// the application named it by (`'7'` in an integer column, `'a'` under NOCASE), and rowcast compares keys byte for byte.
-async fn write<E: EntityTrait, C: ConnectionTrait>(db: &C, op: Op, key: Vec<Value>) -> Result<bool, DbErr> {
-    let [registry, name, number] = ["rowcast_table", "name", "number"].map(Alias::new);
+async fn write<E: EntityTrait, C: ConnectionTrait>(db: &C, operation: Operation, keys: &[Vec<Value>]) -> Result<bool, DbErr> {
+    let [registry, given, name, number] = ["rowcast_table", "rowcast_given", "name", "number"].map(Alias::new);
     let mut columns = vec!["tbl", "op", "at"];
     let mut same_row = Cond::all();
     let mut select = Query::select();
-    select.expr(Expr::col((registry.clone(), number))).expr(Expr::val(op.letter())).expr(Expr::cust(NOW_MS));
-    for ((part, value), column) in E::PrimaryKey::iter().zip(key).zip(KEY_COLUMNS) {
-        let part = part.into_column();
-        select.expr(Func::coalesce([Expr::col(part.as_column_ref()), Expr::val(value.clone())]));
-        same_row = same_row.add(part.eq(value));
+    select.expr(Expr::col((registry.clone(), number))).expr(Expr::val(operation.letter())).expr(Expr::cust(NOW_MS));
+    for (index, (part, column)) in E::PrimaryKey::iter().zip(KEY_COLUMNS).enumerate() {
+        let of_row = Expr::col(part.into_column().as_column_ref());
+        // What SQLite calls the columns of VALUES.
+        let as_given = Expr::col((given.clone(), Alias::new(format!("column{}", index + 1))));
+        // The row's column stands on the left, whose collation decides.
+        same_row = same_row.add(of_row.clone().eq(as_given.clone()));
+        select.expr(Func::coalesce([of_row, as_given]));
         columns.push(column);
     }
     select
         .from(registry.clone())
+        .from_values(keys.iter().cloned().map(ValueTuple::Many), given)
         .join(JoinType::LeftJoin, E::default().table_ref(), same_row)
         .and_where(Expr::col((registry.clone(), name)).eq(Expr::cust_with_values("? COLLATE NOCASE", [E::default().table_name()])))
         .and_where(Expr::col((registry, Alias::new("capture"))).eq("hooks"))

@@ -74,7 +74,8 @@
 //!   statements above can; and a Redis key may be made of other columns (`key = "user:{email}"`), whose old value only a trigger knows.
 //!
 //! Where any of this happens to a table that is cached, let triggers record it: `rowcast install` writes them, they miss nothing, and
-//! entity and application stay as they are.
+//! entity and application stay as they are. Where it happens in one place only, say `insert_many`, [`record`] tells the changelog
+//! what the statement did.
 //!
 //! Restricted connections (SeaORM's role based access) refuse the statements that the hooks need, and with them the change.
 
@@ -82,9 +83,11 @@ mod changelog;
 mod install;
 mod transaction;
 
-use changelog::{Capture, Op, capture, check, record, table};
+pub use changelog::Operation;
+use changelog::{Capture, append, capture, check, table};
 pub use install::install;
-use sea_orm::{ActiveModelTrait, ConnectionTrait, DbErr, EntityTrait, Iterable, ModelTrait, PrimaryKeyToColumn, Value};
+use sea_orm::sea_query::IntoValueTuple;
+use sea_orm::{ActiveModelTrait, ConnectionTrait, DbErr, EntityTrait, Iterable, ModelTrait, PrimaryKeyToColumn, PrimaryKeyTrait, Value};
 
 #[doc(hidden)]
 pub use sea_orm;
@@ -137,7 +140,7 @@ pub async fn before_save<A: ActiveModelTrait, C: ConnectionTrait>(model: &A, db:
     let key = if insert { None } else { key_of(model) };
     require_transaction::<A::Entity, C>(db).await?;
     match key {
-        Some(key) => record::<A::Entity, C>(db, Op::Update, key).await,
+        Some(key) => append::<A::Entity, C>(db, Operation::Update, &[key]).await,
         // An insert gets its key from the database, and an update without a key is refused by SeaORM.
         None => Ok(()),
     }
@@ -149,7 +152,7 @@ pub async fn after_save<M: ModelTrait, C: ConnectionTrait>(model: &M, db: &C, in
         return Ok(());
     }
     let key = <M::Entity as EntityTrait>::PrimaryKey::iter().map(|part| model.get(part.into_column())).collect();
-    record::<M::Entity, C>(db, Op::Insert, key).await
+    append::<M::Entity, C>(db, Operation::Insert, &[key]).await
 }
 
 /// To be called from `ActiveModelBehavior::before_delete`. Refuses a connection that is not in a transaction, and records the delete
@@ -158,10 +161,51 @@ pub async fn before_delete<A: ActiveModelTrait, C: ConnectionTrait>(model: &A, d
     let key = key_of(model);
     require_transaction::<A::Entity, C>(db).await?;
     match key {
-        Some(key) => record::<A::Entity, C>(db, Op::Delete, key).await,
+        Some(key) => append::<A::Entity, C>(db, Operation::Delete, &[key]).await,
         // SeaORM refuses it.
         None => Ok(()),
     }
+}
+
+/// Records rows that a statement changes which hooks do not see, by their primary keys; in the statement's own transaction.
+///
+/// ```
+/// # mod user {
+/// #     use sea_orm::entity::prelude::*;
+/// #     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+/// #     #[sea_orm(table_name = "users")]
+/// #     pub struct Model { #[sea_orm(primary_key)] pub id: i64, pub name: String }
+/// #     #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+/// #     pub enum Relation {}
+/// #     rowcast_sea_orm::hooks!(ActiveModel);
+/// # }
+/// use rowcast_sea_orm::{Operation, record};
+/// use sea_orm::{DatabaseConnection, DbErr, EntityTrait, TransactionTrait};
+///
+/// async fn insert_users(db: &DatabaseConnection, users: Vec<user::ActiveModel>) -> Result<(), DbErr> {
+///     let txn = db.begin().await?;
+///     let ids = user::Entity::insert_many(users).exec_with_returning_keys(&txn).await?;
+///     record::<user::Entity, _>(&txn, Operation::Insert, ids).await?;
+///     txn.commit().await
+/// }
+/// ```
+/// Nothing is recorded where triggers record the table. A key that changes is two rows: [`Operation::Delete`] for the old key, and
+/// [`Operation::Insert`] for the new one.
+///
+/// # Errors
+/// Those of the hooks: no transaction, no changelog, an entity whose key is not the table's.
+pub async fn record<E, C>(
+    db: &C,
+    operation: Operation,
+    keys: impl IntoIterator<Item = <E::PrimaryKey as PrimaryKeyTrait>::ValueType>,
+) -> Result<(), DbErr>
+where
+    E: EntityTrait,
+    C: ConnectionTrait,
+{
+    let keys: Vec<Vec<Value>> = keys.into_iter().map(|key| key.into_value_tuple().into_iter().collect()).collect();
+    require_transaction::<E, C>(db).await?;
+    append::<E, C>(db, operation, &keys).await
 }
 
 /// The primary key's columns in order, if all of them are set.

@@ -1,6 +1,10 @@
 //! What each operation of a model leaves in the changelog.
 
-use sea_orm::{ActiveModelTrait, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, ModelTrait, Set, TransactionTrait, Unchanged};
+use rowcast_sea_orm::{Operation, record};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, ModelTrait, QueryFilter, Set, TransactionTrait,
+    Unchanged,
+};
 
 use crate::database::{TestDatabase, assert_says, changelog};
 use crate::entities::{country, ghost, membership, note, project, task, user, wide};
@@ -230,6 +234,42 @@ async fn bulk_operations_are_not_seen() {
     user::Entity::insert_many([ada(), ada()]).exec(&database.db).await.unwrap();
     user::Entity::delete_by_id(1).exec(&database.db).await.unwrap();
     assert_eq!(database.changelog().await, [""; 0], "the docs say so; if SeaORM learns to run hooks here, they must change");
+}
+
+#[tokio::test]
+async fn what_bulk_statements_do_can_be_recorded() {
+    let database = TestDatabase::installed().await;
+    let txn = database.db.begin().await.unwrap();
+    let many = user::Entity::insert_many((0..2_500).map(|_| ada())).exec_with_returning_keys(&txn).await.unwrap();
+    record::<user::Entity, _>(&txn, Operation::Insert, many).await.unwrap();
+    record::<user::Entity, _>(&txn, Operation::Delete, [7, 8]).await.unwrap();
+    user::Entity::delete_many().filter(user::Column::Id.is_in([7, 8])).exec(&txn).await.unwrap();
+    record::<user::Entity, _>(&txn, Operation::Update, []).await.unwrap();
+    assert_eq!(database.changelog().await, [""; 0], "nothing is visible before the commit");
+    txn.commit().await.unwrap();
+    let expected = (1..=2_500).map(|id| format!("users I {id}")).chain(["users D 7".to_owned(), "users D 8".to_owned()]);
+    assert_eq!(database.changelog().await, expected.collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn recorded_keys_are_the_rows_own_column_by_column() {
+    let database = TestDatabase::installed().await;
+    let txn = database.db.begin().await.unwrap();
+    country::ActiveModel { code: Set("gb".to_owned()), name: Set("Britain".to_owned()) }.insert(&txn).await.unwrap();
+    // NOCASE: GB is the row 'gb'; no row is FR.
+    record::<country::Entity, _>(&txn, Operation::Update, ["GB", "FR"].map(str::to_owned)).await.unwrap();
+    record::<membership::Entity, _>(&txn, Operation::Delete, [("red".to_owned(), 7, vec![0, 255])]).await.unwrap();
+    txn.commit().await.unwrap();
+    assert_eq!(database.changelog().await[1..], ["countries U 'gb'", "countries U 'FR'", "memberships D 'red',7,X'00FF'"]);
+}
+
+#[tokio::test]
+async fn recording_asks_for_a_transaction_unless_triggers_record() {
+    let database = TestDatabase::installed().await;
+    assert_says(record::<user::Entity, _>(&database.db, Operation::Insert, [1]).await, &["users", "not in a transaction"]);
+    database.db.execute_unprepared("INSERT INTO rowcast_table(name, capture) VALUES ('users', 'triggers')").await.unwrap();
+    record::<user::Entity, _>(&database.db, Operation::Insert, [1]).await.unwrap();
+    assert_eq!(database.changelog().await, [""; 0]);
 }
 
 #[tokio::test]

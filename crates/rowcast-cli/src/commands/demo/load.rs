@@ -1,4 +1,4 @@
-//! The load: inserts, updates and deletes through the model, many in a transaction.
+//! The load: inserts, updates and deletes through SeaORM, many in a transaction.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -38,15 +38,17 @@ impl Load {
         while done < self.changes {
             let upto = self.changes.min(done + TRANSACTION);
             let txn = db.begin().await?;
+            let mut new = Vec::new();
             while done < upto {
                 let place = dice.below(live.len().max(1));
                 match dice.below(10) {
                     6..=8 if !live.is_empty() => drop(user::rename(&txn, live[place], &format!("User {done}, renamed")).await?),
                     9 if !live.is_empty() => user::delete(&txn, live.swap_remove(place)).await?,
-                    _ => live.push(user::insert(&txn, &format!("User {done}"), &format!("user{done}@example.com")).await?.id),
+                    _ => new.push(user::new(&format!("User {done}"), &format!("user{done}@example.com"))),
                 }
                 done += 1;
             }
+            live.extend(user::insert_many(&txn, new).await?);
             txn.commit().await?;
             self.bar.set_position(done);
             self.bar.set_message(format!("lag {}", span_us(meter.lag_us.load(Relaxed))));
