@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rowcast::cache::{Block, Cache, Cached, Link, Put, SeenAppend, Stored, Version, Written};
 use rowcast::change::{KeyHash, Lineage, Partition, Position, Run, Table};
 use rowcast::checkpoint::Checkpoint;
+use rowcast::mapping::Terms;
 
 pub const P1: Partition = Partition { number: 1, of: 2 };
 pub const P2: Partition = Partition { number: 2, of: 2 };
@@ -41,11 +42,11 @@ pub fn block(partition: Partition, on: Option<&Version>, position: u64, puts: &[
 }
 
 pub fn text(value: &str) -> Put {
-    Put::Text(value.as_bytes().to_vec())
+    Put::Text(value.as_bytes().to_vec(), Terms::default())
 }
 
 pub fn hash(fields: &[(&str, &str)]) -> Put {
-    Put::Hash(fields.iter().map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec())).collect())
+    Put::Hash(fields.iter().map(|(field, value)| ((*field).to_owned(), value.as_bytes().to_vec())).collect(), Terms::default())
 }
 
 pub fn cached_text(value: &str) -> Option<Cached> {
@@ -167,7 +168,7 @@ async fn a_block_may_be_large<C: Cache>(cache: C) {
     let mut large = block(P1, None, 1, &[]);
     large.puts.extend((0..9001).map(|id| (format!("user:{id}"), text("v"))));
     large.puts.extend((0..3000).map(|id| (format!("order:{id}"), hash(&[("id", "v"), ("b", "c")]))));
-    large.puts.push(("wide".into(), Put::Hash(wide.clone())));
+    large.puts.push(("wide".into(), Put::Hash(wide.clone(), Terms::default())));
     let version = done(&mut link, &large).await;
     let keys: Vec<String> = large.puts.iter().map(|(key, _)| key.clone()).collect();
     let values = link.values(&keys).await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rowcast::change::{Bound, Change, Image, KeyValue, Lineage, Op, Position, Table};
-use rowcast::mapping::{ColumnType, Descriptor, Keys, MappedTable, Shape, Template};
+use rowcast::mapping::{ColumnType, Descriptor, Keys, MappedTable, OnChange, Proof, Shape, Template};
 use rowcast::source::{Chunk, ChunkLimits, Error, Portion, PositionRecord, ReadRow, Source, Start};
 use tokio::sync::Notify;
 
@@ -123,7 +123,13 @@ impl Database {
         MappedTable {
             table: Table::from(TABLES[table].0),
             columns: vec!["id".to_owned(), "v".to_owned()],
-            descriptor: Descriptor { fingerprint: format!("{number:08x}"), shape, keys: Keys { template, in_value: true } },
+            descriptor: Descriptor {
+                fingerprint: format!("{number:08x}"),
+                shape,
+                ttl: None,
+                on_change: OnChange::Write,
+                keys: Keys { template, proof: Proof::Value },
+            },
         }
     }
 }

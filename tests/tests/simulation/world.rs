@@ -353,7 +353,7 @@ impl Watch {
         }
         for write in applied.writes {
             let version = match write.value {
-                Value::Row(row, _) => row.get().split("\"v\":").nth(1).and_then(|rest| rest.trim_end_matches('}').parse().ok()).unwrap(),
+                Value::Row(row, ..) => row.get().split("\"v\":").nth(1).and_then(|rest| rest.trim_end_matches('}').parse().ok()).unwrap(),
                 Value::Gone => write.committed_us,
             };
             let before = self.newest.get(write.key).copied();
