@@ -264,8 +264,9 @@ impl<'d> Reader<'d> {
         }
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+        let (last, others) = quoted.split_last().expect("there are words to choose from");
         let near = if text.literal { hint(&text.value, &words) } else { String::new() };
-        self.document.wrong(text.span.clone(), format!("`{key}` is {}, not {}{near}", quoted.join(" or "), text.shown()));
+        self.document.wrong(text.span.clone(), format!("`{key}` is {} or {last}, not {}{near}", others.join(", "), text.shown()));
         None
     }
 }

@@ -142,13 +142,58 @@ fn an_unknown_key_is_named_with_the_near_word() {
 #[test]
 fn a_wrong_option_is_named() {
     let option = |line: &str| error("name = \"users\"", &format!("name = \"users\"\n{line}"));
-    insta::assert_snapshot!(option("ttl = \"1w\"\non_change = \"evcit\"\nwhere = \"active = 1; --\""), @"");
-    insta::assert_snapshot!(option("ttl = 90"), @"");
-    insta::assert_snapshot!(option("ttl = \"${WRONG}\""), @"");
-    insta::assert_snapshot!(option("where = \"1) OR (1\""), @"");
-    insta::assert_snapshot!(option("where = \"name = 'x\""), @"");
-    insta::assert_snapshot!(option("where = \"\""), @"");
-    insta::assert_snapshot!(option("were = \"active\""), @"");
+    insta::assert_snapshot!(option("ttl = \"1w\"\non_change = \"evcit\"\nwhere = \"active = 1; --\""), @r#"
+    conf/rowcast.toml:16:7: `ttl` is "1w", but a time to live is a whole number and s, m, h or d, such as "90s", "15m", "1h" or "7d", from 1s to 3650d
+       |
+    16 | ttl = "1w"
+       |       ^^^^
+
+    conf/rowcast.toml:17:13: `on_change` is "write", "refresh" or "evict", not "evcit"; did you mean `evict`?
+       |
+    17 | on_change = "evcit"
+       |             ^^^^^^^
+
+    conf/rowcast.toml:18:9: `where` is one expression, without a `;`
+       |
+    18 | where = "active = 1; --"
+       |         ^^^^^^^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(option("ttl = 90"), @r#"
+    conf/rowcast.toml:16:7: `ttl` is a text in quotes, not a number
+       |
+    16 | ttl = 90
+       |       ^^
+    "#);
+    insta::assert_snapshot!(option("ttl = \"${WRONG}\""), @r#"
+    conf/rowcast.toml:16:7: `ttl` is what was substituted for it, but a time to live is a whole number and s, m, h or d, such as "90s", "15m", "1h" or "7d", from 1s to 3650d
+       |
+    16 | ttl = "${WRONG}"
+       |       ^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(option("where = \"1) OR (1\""), @r#"
+    conf/rowcast.toml:16:9: `where` closes a parenthesis that it does not open
+       |
+    16 | where = "1) OR (1"
+       |         ^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(option("where = \"name = 'x\""), @r#"
+    conf/rowcast.toml:16:9: `where` has a quotation mark or a comment that is never closed
+       |
+    16 | where = "name = 'x"
+       |         ^^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(option("where = \"\""), @r#"
+    conf/rowcast.toml:16:9: `where` is empty; leave it out to cache every row
+       |
+    16 | where = ""
+       |         ^^
+    "#);
+    insta::assert_snapshot!(option("were = \"active\""), @r#"
+    conf/rowcast.toml:16:1: unknown key `were` in [[table]]; did you mean `where`?
+       |
+    16 | were = …
+       | ^^^^
+    "#);
 }
 
 #[test]

@@ -92,10 +92,20 @@ fn explain(error: &rusqlite::Error, table: &Table, clean: &str) -> String {
         other => other.to_string(),
     };
     if let Some(column) = message.strip_prefix("no such column: ") {
+        // A name in double quotes comes with advice.
+        let (column, quoted) =
+            column.strip_prefix('"').and_then(|rest| rest.split_once('"')).map_or((column, false), |(name, _)| (name, true));
         let near = nearest(column, table.columns.iter().map(|column| column.name.as_str()));
+        let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        let quotes = if quoted { " (a text stands in single quotes)" } else { "" };
+        return format!("names the column {column}, which does not exist{quotes}{near}");
+    }
+    if let Some(function) = message.strip_prefix("no such function: ") {
+        return format!("uses the function {function}, which SQLite does not have; functions of the application are not to be had here");
+    }
+    if let Some(collation) = message.strip_prefix("no such collation sequence: ") {
         return format!(
-            "names the column {column}, which does not exist{}",
-            near.map(|near| format!("; did you mean {near}?")).unwrap_or_default()
+            "uses the collation {collation}, which only the application has; write COLLATE BINARY, NOCASE or RTRIM behind the column"
         );
     }
     if message.starts_with("subqueries prohibited") {
@@ -112,6 +122,9 @@ fn explain(error: &rusqlite::Error, table: &Table, clean: &str) -> String {
     }
     if message.starts_with("row value misused") {
         return "is one expression, not a list".to_owned();
+    }
+    if message == "near \")\": syntax error" {
+        return format!("ends before the expression does: {clean}");
     }
     format!("is not an expression that SQLite takes ({message}): {clean}")
 }
@@ -207,12 +220,38 @@ mod tests {
             "active, id",
             "rowid > 5",
             "frobnicate(active)",
+            "active COLLATE klingon = 'x'",
             "active =",
+            "active 1",
         ]
         .into_iter()
         .map(|text| format!("{text:?} {}", compiled(text).unwrap_err()))
         .collect();
-        insta::assert_snapshot!(refused.join("\n"), @"");
+        insta::assert_snapshot!(refused.join("\n"), @r#"
+        "" is empty; leave it out to cache every row
+        " -- nothing" is empty; leave it out to cache every row
+        "active = 'x" has a quotation mark or a comment that is never closed
+        "active = 1 /* x" has a quotation mark or a comment that is never closed
+        "1) OR (1" closes a parenthesis that it does not open
+        "(active" opens a parenthesis that it does not close
+        "active; DROP TABLE users" is one expression, without a `;`
+        "actve = 1" names the column actve, which does not exist; did you mean active?
+        "\"actve\" = 1" names the column actve, which does not exist (a text stands in single quotes); did you mean active?
+        "active = (SELECT max(x) FROM other)" has a subquery, but a change of other rows would not be seen; use the columns of the row alone
+        "active IN other" has a subquery, but a change of other rows would not be seen; use the columns of the row alone
+        "random() > 0" uses a function whose result changes by itself (random, the time now and the like); compare columns only
+        "active > CURRENT_TIMESTAMP" uses a function whose result changes by itself (random, the time now and the like); compare columns only
+        "\"date\" > date('now')" asks date() for the time now or the local one, so that a row would come or go without a change; compare columns only
+        "active = ?" has a parameter (? or :name), and nobody gives it a value
+        "count(*) > 1" looks at many rows (misuse of aggregate function count()); use the columns of the row alone
+        "row_number() OVER () = 1" looks at many rows (misuse of window function row_number()); use the columns of the row alone
+        "active, id" is one expression, not a list
+        "rowid > 5" uses the row's number rowid, which VACUUM may change; use a column
+        "frobnicate(active)" uses the function frobnicate, which SQLite does not have; functions of the application are not to be had here
+        "active COLLATE klingon = 'x'" uses the collation klingon, which only the application has; write COLLATE BINARY, NOCASE or RTRIM behind the column
+        "active =" ends before the expression does: active =
+        "active 1" is not an expression that SQLite takes (near "1": syntax error): active 1
+        "#);
     }
 
     #[test]
