@@ -38,7 +38,7 @@ fn write(connection: &Connection, random: &mut StdRng) {
         6 => format!("DELETE FROM t WHERE id = {id}"),
         // One takes the key that another one has just left.
         _ => format!(
-            "UPDATE t SET mail = 'left', n = {n} WHERE id = {id}; UPDATE OR IGNORE t SET mail = 'm{id}' WHERE id = {other}; \
+            "UPDATE OR IGNORE t SET mail = 'left', n = {n} WHERE id = {id}; UPDATE OR IGNORE t SET mail = 'm{id}' WHERE id = {other}; \
              UPDATE OR IGNORE t SET mail = 'm{other}' WHERE id = {id}"
         ),
     };
