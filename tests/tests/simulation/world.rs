@@ -36,8 +36,8 @@ struct Watch {
     newest: BTreeMap<String, (u64, i64)>,
     /// The lineage that each partition followed last.
     lineages: BTreeMap<Partition, u64>,
-    /// Whether somebody published what no publisher that holds the exclusive queue does: then an abandoned lineage may come back
-    /// for a while, and must heal all the same.
+    /// Whether batches came in another order than one publisher at a time sends them in: then an abandoned lineage may come back for
+    /// a while, and must heal all the same.
     intruded: bool,
     /// Whether the cache itself has gone back.
     cache_went_back: Arc<AtomicBool>,
@@ -206,6 +206,7 @@ impl World {
                 self.broker.inner.with_queue(partition, |queue| drop(queue.remove(at % queue.len().max(1))));
             }
             2 => {
+                self.watch.lock().unwrap().intruded = true;
                 let by = self.chance.below(16);
                 self.broker.inner.with_queue(partition, |queue| {
                     let by = by % queue.len().max(1);
