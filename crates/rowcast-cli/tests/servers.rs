@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use rowcast_testkit::process::Process;
+use rowcast_testkit::certificates::Certificates;
+use rowcast_testkit::process::{Process, free_port};
 use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::redis::RedisServer;
 use rowcast_testkit::wait::until;
@@ -107,4 +108,39 @@ async fn a_publisher_and_two_consumers_in_processes_of_their_own_keep_redis_in_s
     end(second).await;
     let text = String::from_utf8(rowcast(folder, &["status"]).stdout).unwrap();
     assert!(text.contains("no publisher is connected, 0 requests wait for it; 0 dead letters"), "{text}");
+}
+
+#[tokio::test]
+async fn broker_and_cache_are_reached_by_tls_whose_certificates_are_verified() {
+    let certificates = Certificates::make().unwrap();
+    let [authority, server, key] =
+        [certificates.authority(), certificates.server(), certificates.key()].map(|path| path.display().to_string());
+    let (broker_port, cache_port) = (free_port().unwrap(), free_port().unwrap());
+    let settings = format!(
+        "listeners.ssl.1 = 127.0.0.1:{broker_port}\nssl_options.cacertfile = {authority}\nssl_options.certfile = {server}\n\
+         ssl_options.keyfile = {key}\nssl_options.verify = verify_none\n"
+    );
+    let _rabbit = RabbitServer::start_with(&settings).unwrap();
+    let tls_port = cache_port.to_string();
+    let arguments = ["--tls-port", &tls_port, "--tls-cert-file", &server, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
+    let _redis = RedisServer::start_with(&[&arguments[..], &["--tls-auth-clients", "no"]].concat()).await.unwrap();
+    let broker = format!("amqps://guest:guest@localhost:{broker_port}/%2f");
+    let cache = format!("rediss://localhost:{cache_port}/0");
+    let demo = |trusted: Option<&str>, broker: Option<&str>, cache: Option<&str>| {
+        let mut command = Command::new(BINARY);
+        command.args(["demo", "--json", "--rows", "200"]);
+        command.args(broker.map(|url| ["--broker", url]).into_iter().flatten());
+        command.args(cache.map(|url| ["--cache", url]).into_iter().flatten());
+        command.env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", trusted.unwrap_or("/etc/ssl/certs/ca-certificates.crt"));
+        command.output().unwrap()
+    };
+    let trusting = demo(Some(&authority), Some(&broker), Some(&cache));
+    assert_eq!(trusting.status.code(), Some(0), "{}", String::from_utf8_lossy(&trusting.stderr));
+
+    for (broker, cache) in [(Some(&*broker), None), (None, Some(&*cache))] {
+        let distrustful = demo(None, broker, cache);
+        let said = String::from_utf8(distrustful.stderr).unwrap();
+        assert_eq!(distrustful.status.code(), Some(1), "{said}");
+        assert!(said.contains("UnknownIssuer") && said.contains("SSL_CERT_FILE"), "{said}");
+    }
 }

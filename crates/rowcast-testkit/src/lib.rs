@@ -2,6 +2,7 @@
 //!
 //! Nothing here ships. Every server is started by the test that needs it and ends with it, even if the test is killed.
 
+pub mod certificates;
 pub mod folder;
 pub mod process;
 pub mod proxy;

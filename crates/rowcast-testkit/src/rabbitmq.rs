@@ -39,17 +39,22 @@ pub struct RabbitServer {
 impl RabbitServer {
     /// Starts a server and waits until it listens.
     pub fn start() -> Result<RabbitServer> {
+        RabbitServer::start_with("")
+    }
+
+    /// The same with more lines in its configuration.
+    pub fn start_with(settings: &str) -> Result<RabbitServer> {
         // Between the choice of a port and its use somebody else may take it.
-        match RabbitServer::try_start() {
+        match RabbitServer::try_start(settings) {
             Ok(server) => Ok(server),
-            Err(first) => RabbitServer::try_start().with_context(|| format!("the second start; the first one failed: {first:#}")),
+            Err(first) => RabbitServer::try_start(settings).with_context(|| format!("the second start; the first one failed: {first:#}")),
         }
     }
 
-    fn try_start() -> Result<RabbitServer> {
+    fn try_start(settings: &str) -> Result<RabbitServer> {
         let folder = Folder::new("rowcast-rabbitmq-")?;
         let (port, distribution_port, epmd_port) = (free_port()?, free_port()?, free_port()?);
-        write(folder.path(), "rabbitmq.conf", &configuration(port))?;
+        write(folder.path(), "rabbitmq.conf", &(configuration(port) + settings))?;
         write(folder.path(), "enabled_plugins", "[].\n")?;
         let cookie = write(folder.path(), ".erlang.cookie", "ROWCASTTESTKIT")?;
         std::fs::set_permissions(cookie, std::fs::Permissions::from_mode(0o400))?;

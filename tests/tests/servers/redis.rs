@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use redis::AsyncCommands;
 use rowcast::cache::redis::{RedisCache, RedisLink, RedisSettings};
-use rowcast::cache::{Cache, Cached, Error, Link, Put, SeenAppend, Version, Written};
-use rowcast::change::{KeyHash, Run};
+use rowcast::cache::{Block, Cache, Cached, Error, Link, Put, SeenAppend, Version, Written};
+use rowcast::change::{KeyHash, Partition, Position, Run};
 use rowcast_testkit::redis::RedisServer;
 use rowcast_testkit::wait::until;
 
-use crate::cache::{P1, P2, block, cached_hash, cached_text, checkpoint, done, fresh, hash, ready, scanned, text, value};
+use crate::cache::{P1, P2, block, cached_hash, cached_text, done, fresh, hash, ready, scanned, text, value};
 
 const LAYOUT: &str = "rowcast:{shop}:layout";
 const CHECKPOINT: &str = "rowcast:{shop}:checkpoint:1of2";
@@ -465,11 +465,9 @@ async fn another_database_of_the_server_is_another_cache() {
     fatal(cache(&server.url().replace("/0", "/99")).connect().await.map(drop), &["number of a database"]);
 }
 
-#[tokio::test]
-async fn taking_over_is_refused_where_a_checkpoint_moved_meanwhile() {
-    let (server, mut link, version) = server_and_link().await;
-    // While the runs are handed out, which is after the reading and before the script, another consumer writes.
-    let mut next = Some(block(P1, Some(&version), 2, &[]));
+/// Takes over while, after the reading and before the script, another consumer writes `next`.
+async fn take_over_beside(next: Block, server: &RedisServer, link: &mut RedisLink) -> bool {
+    let mut next = Some(next);
     let url = server.url();
     let mut meddle = || -> Run {
         if let Some(next) = next.take() {
@@ -482,8 +480,29 @@ async fn taking_over_is_refused_where_a_checkpoint_moved_meanwhile() {
         }
         fresh()
     };
-    assert!(!link.take_over(Some(2), 3, &mut meddle).await.unwrap());
+    link.take_over(Some(2), 3, &mut meddle).await.unwrap()
+}
+
+#[tokio::test]
+async fn busy_partitions_do_not_hold_up_another_layout_which_begins_where_they_are() {
+    let (server, mut link, version) = server_and_link().await;
+    let mut far = block(P1, Some(&version), 2, &[]);
+    // A second part of more than eight digits.
+    far.checkpoint.position = Position(2, 0x1_0000_0000);
+    assert!(take_over_beside(far, &server, &mut link).await);
+    assert_eq!(link.load(Partition { number: 3, of: 3 }).await.unwrap().unwrap().checkpoint.position, Position(2, 0x1_0000_0000));
+}
+
+#[tokio::test]
+async fn taking_over_is_refused_where_a_mapping_changed_meanwhile_or_a_checkpoint_came() {
+    let (server, mut link, version) = server_and_link().await;
+    let mut changed = block(P1, Some(&version), 2, &[]);
+    changed.checkpoint.mappings.insert("users".into(), "11111111 json u:{id:integer}".parse().unwrap());
+    let changed = (changed.checkpoint.clone(), changed);
+    assert!(!take_over_beside(changed.1, &server, &mut link).await);
     assert_eq!(link.layout().await.unwrap(), Some(2));
-    assert_eq!(link.load(P1).await.unwrap().unwrap().checkpoint, checkpoint(2));
+    assert_eq!(link.load(P1).await.unwrap().unwrap().checkpoint, changed.0);
     assert_eq!(link.load(P2).await.unwrap(), None);
+    assert!(!take_over_beside(block(P2, None, 9, &[]), &server, &mut link).await);
+    assert_eq!(link.layout().await.unwrap(), Some(2));
 }

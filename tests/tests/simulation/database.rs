@@ -393,11 +393,15 @@ impl Source for Reader {
         Ok(())
     }
 
-    async fn chunk(&mut self, table: usize, after: Option<&Bound>, _: ChunkLimits) -> Result<Chunk, Error> {
+    async fn chunk(&mut self, table: usize, after: Option<&Bound>, _: ChunkLimits) -> Result<Option<Chunk>, Error> {
         self.database.chance.latency().await;
         let step = 1 + self.database.chance.below(3);
         let state = self.database.state();
         self.compare(&state)?;
+        if after.is_some() && self.database.chance.fault(0.02) {
+            // A migration gave the table another primary key.
+            return Ok(None);
+        }
         let start = after.map(|bound| serde_json::from_str::<[char; 1]>(&bound.0).unwrap()[0]);
         let following: Vec<char> = keys(table).filter(|key| start.is_none_or(|start| *key > start)).collect();
         let span = &following[..step.min(following.len())];
@@ -405,10 +409,10 @@ impl Source for Reader {
         let rows = span.iter().filter_map(|key| Some(ReadRow { pk: pk(*key), image: self.image(*key, *state.now.rows.get(key)?) }));
         // Rows that do not match are left out.
         let rows = rows.filter(|row| matches!(row.image, Image::Present { .. }));
-        Ok(self.chunk_of(&state, rows.collect(), upto, span.len() == following.len()))
+        Ok(Some(self.chunk_of(&state, rows.collect(), upto, span.len() == following.len())))
     }
 
-    async fn rows(&mut self, _: usize, pks: &[String]) -> Result<Chunk, Error> {
+    async fn rows(&mut self, _: usize, pks: &[String], _: ChunkLimits) -> Result<(Chunk, usize), Error> {
         self.database.chance.latency().await;
         let state = self.database.state();
         self.compare(&state)?;
@@ -417,7 +421,8 @@ impl Source for Reader {
             let image = state.now.rows.get(&key).map_or_else(|| absent(key), |version| self.image(key, *version));
             ReadRow { pk: text.clone(), image }
         });
-        Ok(self.chunk_of(&state, rows.collect(), None, true))
+        let read = 1 + self.database.chance.below(pks.len());
+        Ok((self.chunk_of(&state, rows.take(read).collect(), None, true), read))
     }
 
     async fn forget(&mut self, upto: Position) -> Result<(), Error> {

@@ -1,11 +1,13 @@
 //! Broker and cache as the network lets them appear: slow, cut at any call, answered or not, executed later.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rowcast::broker::memory::{MemoryBroker, MemoryPublishing, MemoryQueue};
 use rowcast::broker::{self, Address, Broker, Delivery, Event, Message, PartitionQueue, Publishing, QueueState, Ticket};
-use rowcast::cache::memory::{MemoryCache, MemoryLink};
+use rowcast::cache::memory::{Contents, MemoryCache, MemoryLink};
 use rowcast::cache::{self, Block, Cache, Cached, Link, Stored, Written};
 use rowcast::change::{KeyHash, Partition, Run, Table};
 use rowcast::source::PositionRecord;
@@ -125,13 +127,26 @@ pub struct FaultyQueue {
     chance: Chance,
 }
 
+impl FaultyQueue {
+    /// Whether a message never arrives: it goes with the next ack.
+    fn loses(&self) -> bool {
+        self.chance.fault(0.003)
+    }
+}
+
 impl PartitionQueue for FaultyQueue {
     async fn next(&mut self) -> Result<Delivery, broker::Error> {
-        self.inner.next().await
+        loop {
+            let delivery = self.inner.next().await?;
+            if !self.loses() {
+                return Ok(delivery);
+            }
+        }
     }
 
     fn ready(&mut self) -> Option<Delivery> {
-        self.inner.ready()
+        let delivery = self.inner.ready()?;
+        if self.loses() { self.ready() } else { Some(delivery) }
     }
 
     async fn ack(&mut self, tag: u64) -> Result<(), broker::Error> {
@@ -166,6 +181,23 @@ pub struct FaultyCache {
     pub chance: Chance,
     /// Blocks that timed out and are executed later.
     pub late: Arc<Mutex<Vec<Block>>>,
+    /// What a cache holds that has lost everything of ours.
+    pub empty: Contents,
+    /// Whether it has gone back since somebody looked last.
+    pub went_back: Arc<AtomicBool>,
+}
+
+impl FaultyCache {
+    /// Loses everything.
+    pub fn flush(&self) {
+        self.go_back(self.empty.clone());
+    }
+
+    /// Holds this again.
+    pub fn go_back(&self, to: Contents) {
+        self.inner.alter(|contents| *contents = to);
+        self.went_back.store(true, Relaxed);
+    }
 }
 
 impl Cache for FaultyCache {
@@ -173,20 +205,19 @@ impl Cache for FaultyCache {
 
     async fn connect(&self) -> Result<FaultyLink, cache::Error> {
         self.chance.latency().await;
-        Ok(FaultyLink { inner: self.inner.connect().await?, chance: self.chance.clone(), late: self.late.clone() })
+        Ok(FaultyLink { inner: self.inner.connect().await?, cache: self.clone() })
     }
 }
 
 pub struct FaultyLink {
     inner: MemoryLink,
-    chance: Chance,
-    late: Arc<Mutex<Vec<Block>>>,
+    cache: FaultyCache,
 }
 
 impl FaultyLink {
     async fn trouble(&self) -> Result<(), cache::Error> {
-        self.chance.latency().await;
-        if self.chance.fault(0.01) { Err(timed_out()) } else { Ok(()) }
+        self.cache.chance.latency().await;
+        if self.cache.chance.fault(0.01) { Err(timed_out()) } else { Ok(()) }
     }
 }
 
@@ -212,16 +243,21 @@ impl Link for FaultyLink {
 
     async fn write(&mut self, block: &Block) -> Result<Written, cache::Error> {
         self.trouble().await?;
-        if self.chance.fault(0.02) {
+        let chance = &self.cache.chance;
+        if chance.fault(0.02) {
             // Stopped with the block in hand, long enough for others to take over, then continued.
-            tokio::time::sleep(Duration::from_secs(3) + self.chance.millis(10_000)).await;
+            tokio::time::sleep(Duration::from_secs(3) + chance.millis(10_000)).await;
         }
-        if self.chance.fault(0.02) {
-            self.late.lock().unwrap().push(block.clone());
+        if chance.fault(0.02) {
+            self.cache.late.lock().unwrap().push(block.clone());
             return Err(timed_out());
         }
+        if chance.fault(0.002) {
+            // Between two blocks, with more on the way.
+            self.cache.flush();
+        }
         let written = self.inner.write(block).await?;
-        if self.chance.fault(0.03) {
+        if chance.fault(0.03) {
             return Err(timed_out());
         }
         Ok(written)

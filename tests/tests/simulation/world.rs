@@ -1,6 +1,8 @@
 //! One world: a database, publishers, broker, consumers, cache, and everything that may happen to them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +37,11 @@ struct Watch {
     newest: BTreeMap<String, (u64, i64)>,
     /// The lineage that each partition followed last.
     lineages: BTreeMap<Partition, u64>,
+    /// Whether batches came in another order than one publisher at a time sends them in: then an abandoned lineage may come back for
+    /// a while, and must heal all the same.
+    intruded: bool,
+    /// Whether the cache itself has gone back.
+    cache_went_back: Arc<AtomicBool>,
     violation: Option<String>,
 }
 
@@ -55,20 +62,18 @@ pub struct World {
     watch: Arc<Mutex<Watch>>,
 }
 
-/// A cache in which only somebody else has written.
-fn empty() -> Contents {
-    let strangers = STRANGERS.map(|key| (key.to_owned(), Cached::Text(b"not ours".to_vec())));
-    Contents { values: strangers.into(), ..Contents::default() }
-}
-
 impl World {
     pub fn new(seed: u64) -> World {
         let chance = Chance::new(seed);
         let partitions = 1 + u16::from(chance.is(0.3));
         let broker =
             FaultyBroker { inner: MemoryBroker::new(partitions), chance: chance.clone(), late: Arc::default(), record: Arc::default() };
-        let cache = FaultyCache { inner: MemoryCache::new("sim"), chance: chance.clone(), late: Arc::default() };
-        cache.inner.alter(|contents| *contents = empty());
+        let strangers = STRANGERS.map(|key| (key.to_owned(), Cached::Text(b"not ours".to_vec())));
+        let empty = Contents { values: strangers.into(), ..Contents::default() };
+        let cache =
+            FaultyCache { inner: MemoryCache::new("sim"), chance: chance.clone(), late: Arc::default(), empty, went_back: Arc::default() };
+        cache.flush();
+        let watch = Watch { cache_went_back: cache.went_back.clone(), ..Watch::default() };
         World {
             database: Database::new(&chance),
             broker,
@@ -79,7 +84,7 @@ impl World {
             stopper: stop::channel(),
             saved: None,
             strays: false,
-            watch: Arc::default(),
+            watch: Arc::new(Mutex::new(watch)),
             chance,
         }
     }
@@ -220,6 +225,7 @@ impl World {
                 self.broker.inner.with_queue(partition, |queue| drop(queue.remove(at % queue.len().max(1))));
             }
             2 => {
+                self.watch.lock().unwrap().intruded = true;
                 let by = self.chance.below(16);
                 self.broker.inner.with_queue(partition, |queue| {
                     let by = by % queue.len().max(1);
@@ -231,15 +237,11 @@ impl World {
                 self.broker.inner.wipe();
                 self.broker.late.lock().unwrap().clear();
             }
-            5 => {
-                self.cache.inner.alter(|contents| *contents = empty());
-                self.watch.lock().unwrap().newest.clear();
-            }
+            5 => self.cache.flush(),
             6 => self.saved = Some(self.cache.inner.contents()),
             7 => {
                 if let Some(saved) = self.saved.clone() {
-                    self.cache.inner.alter(|contents| *contents = saved);
-                    self.watch.lock().unwrap().newest.clear();
+                    self.cache.go_back(saved);
                 }
             }
             8 => self.kill_publishers(),
@@ -249,6 +251,7 @@ impl World {
                 self.kill_publishers();
             }
             10 => {
+                self.watch.lock().unwrap().intruded = true;
                 self.broker.inner.forget_publisher();
                 self.start_publisher();
             }
@@ -257,6 +260,7 @@ impl World {
             13 => {
                 let late = self.broker.late.lock().unwrap().pop();
                 if let Some((partition, body)) = late {
+                    self.watch.lock().unwrap().intruded = true;
                     self.broker.inner.with_queue(partition, |queue| queue.push_back(body));
                 }
             }
@@ -286,7 +290,7 @@ impl World {
                 if checkpoint {
                     // A cache that keeps the rows and loses the checkpoint has gone back itself.
                     self.strays = true;
-                    self.watch.lock().unwrap().newest.clear();
+                    self.cache.went_back.store(true, Relaxed);
                 }
                 self.cache
                     .inner
@@ -365,9 +369,13 @@ impl Watch {
     fn see(&mut self, applied: &Applied<'_>, database: &Database) {
         let epoch = database.state().epochs.get(&*applied.lineage.0).copied().unwrap_or(0);
         let lineage = applied.lineage.0.rsplit(':').next().and_then(|number| number.parse().ok()).unwrap();
+        if self.cache_went_back.swap(false, Relaxed) {
+            self.newest.clear();
+        }
         if self.lineages.insert(applied.partition, lineage).is_some_and(|before| lineage < before) {
-            // A copy out of an abandoned lineage brings that one back. No broker does this (the exclusive queue is held until the
-            // old connection's last message was read), but it must heal all the same.
+            if !self.intruded {
+                self.violation = Some(format!("the abandoned lineage {} came back in {}", applied.lineage, applied.partition));
+            }
             self.newest.clear();
         }
         for write in applied.writes {

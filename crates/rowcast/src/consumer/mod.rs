@@ -4,9 +4,13 @@
 //! stands in the cache is read again after every fault and after every refused block.
 
 mod askings;
+mod choice;
 mod fold;
 mod inbox;
+mod report;
+mod session;
 mod sweep;
+mod sweep_step;
 mod worker;
 
 use std::sync::Arc;
@@ -15,7 +19,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use ulid::Ulid;
 
-pub use worker::Applied;
+pub use report::Applied;
 
 use crate::backoff::Backoff;
 use crate::broker::{self, Broker};

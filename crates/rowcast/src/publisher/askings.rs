@@ -82,6 +82,16 @@ impl Askings {
         Some(Wanted { table: table.clone(), after: lowest.after.clone(), recipients })
     }
 
+    /// Drops the askings for a chunk that cannot be read.
+    pub fn forget(&mut self, wanted: &Wanted) {
+        for (partition, run) in &wanted.recipients {
+            let key = (wanted.table.clone(), *partition);
+            if self.entries.get(&key).is_some_and(|entry| entry.run == *run && entry.after == wanted.after) {
+                self.entries.remove(&key);
+            }
+        }
+    }
+
     /// Notes that the chunk was sent to those whose asking is still the same.
     pub fn sent(&mut self, wanted: &Wanted, upto: Option<&Bound>, last: bool) {
         for (partition, run) in &wanted.recipients {
@@ -103,6 +113,18 @@ impl Askings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_forgotten_is_not_read_until_it_is_asked_for_again() {
+        let mut askings = Askings::default();
+        askings.note(asking(1, "a", 0, false));
+        askings.note(asking(2, "b", 0, false));
+        let wanted = askings.next().unwrap();
+        // A newer asking of another run is not meant.
+        askings.note(asking(2, "c", 0, false));
+        askings.forget(&wanted);
+        assert_eq!(serve(&mut askings, 100), Some((0, vec![2])));
+    }
 
     fn bound(n: u32) -> Option<Bound> {
         (n > 0).then(|| Bound(format!("[{n}]").into()))

@@ -28,8 +28,6 @@ const BLOCKED_READ: Duration = Duration::from_secs(1);
 const FORGET_EVERY: Duration = Duration::from_millis(50);
 /// How long the last confirms are waited for at an orderly end.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How many rows are read singly in one go.
-const SINGLE_ROWS: usize = 500;
 
 /// Rows that were read and wait for the stream to pass the moment of their reading.
 struct Pending {
@@ -374,21 +372,34 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             return Ok(false);
         }
         if let Some((table, mut pks)) = self.singles.pop_first() {
-            let rest = pks.split_off(SINGLE_ROWS.min(pks.len()));
-            if !rest.is_empty() {
-                self.singles.insert(table, rest);
+            let (chunk, read) = self.source.rows(table, pks.make_contiguous(), self.settings.chunk).await?;
+            pks.drain(..read);
+            if !pks.is_empty() {
+                self.singles.insert(table, pks);
             }
-            let chunk = self.source.rows(table, pks.make_contiguous()).await?;
             self.pending = Some(Pending::new(table, None, chunk));
             return Ok(true);
         }
         if let Some(wanted) = self.askings.next() {
             let table = self.table(&wanted.table).expect("only askings of mapped tables are noted");
-            let chunk = self.source.chunk(table, wanted.after.as_ref(), self.settings.chunk).await?;
-            self.pending = Some(Pending::new(table, Some(wanted), chunk));
+            match self.source.chunk(table, wanted.after.as_ref(), self.settings.chunk).await? {
+                Some(chunk) => self.pending = Some(Pending::new(table, Some(wanted), chunk)),
+                None => self.begin_resync_anew(&wanted),
+            }
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// The resync that asks cannot be continued; a request makes every partition open a fresh one.
+    fn begin_resync_anew(&mut self, wanted: &Wanted) {
+        let after = wanted.after.as_ref().map_or("", |bound| &bound.0);
+        tracing::warn!(table = %wanted.table, after, "a resync asks for rows after what is no key of the table any more; it begins anew");
+        self.askings.forget(wanted);
+        if !self.resyncs.contains(&wanted.table) {
+            self.resyncs.push(wanted.table.clone());
+        }
+        self.next_heartbeat = Instant::now();
     }
 
     async fn send_rows(&mut self, pending: &Pending) -> Result<(), End> {

@@ -124,11 +124,18 @@ pub trait Source: Send {
 
     /// Reads existing rows of `table` with keys after `after`, as of now. Is not called between the portions of an incomplete
     /// read, but a read may have begun of which [`Source::next`] has not returned anything yet (its future was dropped); then
-    /// `as_of` is no earlier than that read's end.
-    fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> impl Future<Output = Result<Chunk, Error>> + Send;
+    /// `as_of` is no earlier than that read's end. `None` where `after` is no key of the table as it is now (a migration gave it
+    /// another primary key): only a fresh run of the resync, from the beginning, will do.
+    fn chunk(
+        &mut self,
+        table: usize,
+        after: Option<&Bound>,
+        limits: ChunkLimits,
+    ) -> impl Future<Output = Result<Option<Chunk>, Error>> + Send;
 
-    /// Reads these rows singly, each `pk` a JSON object; a row that is not there comes as `Absent` where its key can be told.
-    fn rows(&mut self, table: usize, pks: &[String]) -> impl Future<Output = Result<Chunk, Error>> + Send;
+    /// Reads these rows singly, each `pk` a JSON object, from the first one on until the limits are reached; a row that is not there
+    /// comes as `Absent` where its key can be told. Returns them, and of how many `pks` they are the answer: at least one.
+    fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> impl Future<Output = Result<(Chunk, usize), Error>> + Send;
 
     /// History up to `upto`, the end of a complete read, is no longer needed. It may be kept all the same.
     fn forget(&mut self, upto: Position) -> impl Future<Output = Result<(), Error>> + Send;

@@ -130,7 +130,7 @@ async fn a_dropped_future_loses_nothing_and_an_abandoned_read_comes_again() {
                 }
                 // Chunks may be read while the next portion is awaited.
                 let limits = ChunkLimits { rows: 1000, bytes: 1 << 20 };
-                let chunk = follower.source.chunk(0, None, limits).await.unwrap();
+                let chunk = follower.source.chunk(0, None, limits).await.unwrap().unwrap();
                 assert!(chunk.last && chunk.rows.len() <= usize::try_from(id).unwrap());
             }
         }
@@ -202,12 +202,15 @@ async fn a_lock_is_waited_for_and_only_a_lasting_one_is_an_error() {
     assert_eq!(follower.rows.len(), 1);
 }
 
+/// Limits that nothing here reaches.
+const ALL: ChunkLimits = ChunkLimits { rows: 1000, bytes: 1 << 20 };
+
 /// Every chunk of the table, and its rows.
 async fn chunks(source: &mut SqliteSource, limits: ChunkLimits) -> Vec<Chunk> {
     let mut chunks: Vec<Chunk> = Vec::new();
     loop {
         let after = chunks.last().and_then(|chunk| chunk.upto.clone());
-        let chunk = source.chunk(0, after.as_ref(), limits).await.unwrap();
+        let chunk = source.chunk(0, after.as_ref(), limits).await.unwrap().unwrap();
         let last = chunk.last;
         chunks.push(chunk);
         if last {
@@ -277,12 +280,20 @@ async fn a_row_has_the_same_bytes_in_the_stream_in_a_chunk_and_alone() {
         }
         let mut pks: Vec<String> = streamed.keys().cloned().collect();
         pks.push(r#"{"a":77,"b":{"hex":"07"}}"#.to_owned());
-        let alone = source.rows(0, &pks).await.unwrap().rows;
+        let (alone, answered) = source.rows(0, &pks, ALL).await.unwrap();
+        assert_eq!(answered, pks.len());
+        let alone = alone.rows;
         assert!(matches!(alone.last().unwrap().image, Image::Absent { .. }));
         assert_eq!(alone.into_iter().take(rows).map(|row| (row.pk, row.image)).collect::<std::collections::BTreeMap<_, _>>(), streamed);
         assert!(streamed.iter().any(|(pk, image)| pk.contains("text_hex") && matches!(image, Image::Unreadable { key: None, .. })));
         // A request that makes no sense is passed over: anybody may put one into the control queue.
-        assert_eq!(source.rows(0, &[r#"{"a":1}"#.to_owned(), pks[0].clone()]).await.unwrap().rows.len(), 1);
+        let nonsense_first = source.rows(0, &[r#"{"a":1}"#.to_owned(), pks[0].clone()], ALL).await.unwrap();
+        assert_eq!((nonsense_first.0.rows.len(), nonsense_first.1), (1, 2));
+        for limits in [ChunkLimits { rows: 2, ..ALL }, ChunkLimits { bytes: 1, ..ALL }] {
+            let (some, answered) = source.rows(0, &pks, limits).await.unwrap();
+            assert_eq!(some.rows.len(), answered);
+            assert!((1..=2).contains(&answered), "{answered} rows within {limits:?}");
+        }
     }
 }
 
@@ -295,7 +306,7 @@ async fn a_table_may_have_five_hundred_columns() {
     app.execute_batch(&format!("CREATE TABLE wide(id INTEGER PRIMARY KEY, {}); INSERT INTO wide DEFAULT VALUES", columns.join(", ")))
         .unwrap();
     let (mut source, _) = begun(&settings(&path, &[("wide", None)])).await;
-    let chunk = source.chunk(0, None, ChunkLimits { rows: 10, bytes: 1000 }).await.unwrap();
+    let chunk = source.chunk(0, None, ChunkLimits { rows: 10, bytes: 1000 }).await.unwrap().unwrap();
     let Image::Present { json, .. } = &chunk.rows[0].image else { panic!("{chunk:?}") };
     assert!(json.starts_with(r#"{"id":1,"column 0":null,"#) && json.ends_with(r#""column 499":null}"#));
 }

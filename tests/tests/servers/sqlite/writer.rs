@@ -33,7 +33,7 @@ pub struct Python {
 
 const SCRIPT: &str = r#"
 import sqlite3, sys, json
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20)
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
 connection.execute("PRAGMA foreign_keys = ON")
 for line in sys.stdin:
     try:

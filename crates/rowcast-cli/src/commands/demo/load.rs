@@ -42,7 +42,7 @@ impl Load {
             while done < upto {
                 let place = dice.below(live.len().max(1));
                 match dice.below(10) {
-                    6..=8 if !live.is_empty() => drop(user::rename(&txn, live[place], &format!("User {done}, renamed")).await?),
+                    7..=8 if !live.is_empty() => drop(user::rename(&txn, live[place], &format!("User {done}, renamed")).await?),
                     9 if !live.is_empty() => user::delete(&txn, live.swap_remove(place)).await?,
                     _ => new.push(user::new(&format!("User {done}"), &format!("user{done}@example.com"))),
                 }

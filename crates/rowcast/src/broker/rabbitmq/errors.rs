@@ -18,7 +18,7 @@ pub(super) fn failed(what: &str, error: &lapin::Error) -> Error {
         ErrorKind::ProtocolError(error) => refused(what, error),
         ErrorKind::IOError(cause) if cause.kind() == std::io::ErrorKind::InvalidData => Error::Fatal(format!(
             "{what} failed: {cause}. If the broker's certificate is not signed by an authority that this system trusts, add its authority \
-             to the system's certificates."
+             to the system's certificates, or name a file of authorities with the environment variable SSL_CERT_FILE."
         )),
         ErrorKind::IOError(cause) => Error::Lost(format!("{what} failed: {cause}")),
         _ => Error::Lost(format!("{what} failed: {error}")),

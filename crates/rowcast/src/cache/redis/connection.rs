@@ -25,6 +25,12 @@ impl Connection {
         let place = settings.place();
         let fails = |error: RedisError| {
             let text = format!("Redis at {place}: cannot connect: {error}");
+            if text.contains("invalid peer certificate") {
+                return Error::Fatal(format!(
+                    "{text}. If the server's certificate is not signed by an authority that this system trusts, add its authority to the \
+                     system's certificates, or name a file of authorities with the environment variable SSL_CERT_FILE"
+                ));
+            }
             if error.kind() == redis::ErrorKind::InvalidClientConfig { Error::Fatal(text) } else { Error::Lost(text) }
         };
         let client = Client::open(settings.without_login()).map_err(fails)?;

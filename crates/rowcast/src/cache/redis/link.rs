@@ -151,13 +151,40 @@ impl RedisLink {
     }
 
     /// Everything that is known of the layout `old`: the keys of its checkpoints, and those that exist.
-    async fn old_checkpoints(&mut self, old: Option<u16>) -> Result<Vec<(Partition, Option<Stored>)>, Error> {
+    async fn old_checkpoints(&mut self, old: Option<u16>) -> Result<Vec<OldCheckpoint>, Error> {
         let mut checkpoints = Vec::new();
         for partition in old.into_iter().flat_map(Partition::all) {
-            checkpoints.push((partition, self.load(partition).await?));
+            let fields = self.fields(partition).await?;
+            let stored = self.decode(partition, &fields)?;
+            checkpoints.push(OldCheckpoint { partition, fields, stored });
         }
         Ok(checkpoints)
     }
+
+    /// A checkpoint as it is written there; empty where there is none.
+    async fn fields(&mut self, partition: Partition) -> Result<HashMap<String, String>, Error> {
+        let key = names::checkpoint(&self.settings.pipeline, partition);
+        let answer = self.ask_own("HGETALL", &key).await?;
+        let fields: HashMap<Vec<u8>, Vec<u8>> = self.typed("HGETALL", answer)?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(fields.into_iter().map(|(field, value)| (text(field), text(value))).collect())
+    }
+
+    fn decode(&self, partition: Partition, fields: &HashMap<String, String>) -> Result<Option<Stored>, Error> {
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let key = names::checkpoint(&self.settings.pipeline, partition);
+        stored::decode(fields).map(Some).map_err(|why| Error::Fatal(not_ours(&key, &why)))
+    }
+}
+
+/// A checkpoint of the layout that is left.
+struct OldCheckpoint {
+    partition: Partition,
+    /// As it is written there; empty where there is none.
+    fields: HashMap<String, String>,
+    stored: Option<Stored>,
 }
 
 impl Link for RedisLink {
@@ -173,16 +200,16 @@ impl Link for RedisLink {
             return Ok(false);
         }
         let before = self.old_checkpoints(old).await?;
-        let known: Vec<Checkpoint> = before.iter().filter_map(|(_, stored)| Some(stored.as_ref()?.checkpoint.clone())).collect();
+        let known: Vec<Checkpoint> = before.iter().filter_map(|old| Some(old.stored.as_ref()?.checkpoint.clone())).collect();
         let after = layout::follow(&known, of, fresh);
 
         let pipeline = Arc::clone(&self.settings.pipeline);
         // A checkpoint of the old layout that is one of the new layout too was just written.
         let removed: Vec<Partition> =
-            before.iter().map(|(partition, _)| *partition).filter(|old| after.iter().all(|(new, _)| new != old)).collect();
+            before.iter().map(|old| old.partition).filter(|old| after.iter().all(|(new, _)| new != old)).collect();
         let forgotten: Vec<String> = before
             .iter()
-            .filter_map(|(partition, stored)| Some((partition, stored.as_ref()?)))
+            .filter_map(|old| Some((&old.partition, old.stored.as_ref()?)))
             .flat_map(|(partition, stored)| {
                 let runs = stored.checkpoint.resyncs.iter().map(|(table, resync)| (table, &resync.run));
                 runs.map(|(table, run)| names::seen(&pipeline, *partition, table, run, 0)).collect::<Vec<_>>()
@@ -193,10 +220,13 @@ impl Link for RedisLink {
         let mut command = cmd("EVALSHA");
         command.arg(name).arg(1).arg(names::layout(&pipeline));
         command.arg(old.map(|of| of.to_string()).unwrap_or_default()).arg(of);
+        command.arg(after.first().map_or("", |(_, stored)| &stored.checkpoint.lineage.0));
         command.arg(before.len()).arg(after.len()).arg(removed.len()).arg(forgotten.len());
-        for (partition, stored) in &before {
-            command.arg(names::checkpoint(&pipeline, *partition));
-            command.arg(stored.as_ref().map_or("", |stored| stored.version.0.as_str()));
+        for old in &before {
+            command.arg(names::checkpoint(&pipeline, old.partition));
+            for field in ["lineage", "mappings", "old_keys"] {
+                command.arg(old.fields.get(field).map_or("", String::as_str));
+            }
         }
         for (partition, stored) in &after {
             let values = stored::encode(&stored.version, &stored.checkpoint);
@@ -224,15 +254,8 @@ impl Link for RedisLink {
     }
 
     async fn load(&mut self, partition: Partition) -> Result<Option<Stored>, Error> {
-        let key = names::checkpoint(&self.settings.pipeline, partition);
-        let answer = self.ask_own("HGETALL", &key).await?;
-        let fields: HashMap<Vec<u8>, Vec<u8>> = self.typed("HGETALL", answer)?;
-        if fields.is_empty() {
-            return Ok(None);
-        }
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let fields = fields.into_iter().map(|(field, value)| (text(field), text(value))).collect();
-        stored::decode(&fields).map(Some).map_err(|why| Error::Fatal(not_ours(&key, &why)))
+        let fields = self.fields(partition).await?;
+        self.decode(partition, &fields)
     }
 
     async fn write(&mut self, block: &Block) -> Result<Written, Error> {

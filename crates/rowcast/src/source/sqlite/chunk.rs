@@ -60,12 +60,17 @@ impl Session {
         Ok(chunk)
     }
 
-    /// These rows, on the snapshot that is open.
-    pub(super) fn read_rows(&self, table: usize, pks: &[String], as_of: Position) -> Result<Chunk, Failure> {
+    /// The first of these rows, and of how many keys they are the answer, on the snapshot that is open.
+    pub(super) fn read_rows(&self, table: usize, pks: &[String], limits: ChunkLimits, as_of: Position) -> Result<(Chunk, usize), Failure> {
         let reader = &self.table(table)?.reader;
         let mut chunk = Chunk { rows: Vec::new(), upto: None, last: true, as_of, read_us: now_us() };
         let mut lookup = Lookup::new(&self.connection, reader)?;
+        let (mut read, mut bytes) = (0, 0);
         for pk in pks {
+            if read >= limits.rows.max(1) || bytes >= limits.bytes && read > 0 {
+                break;
+            }
+            read += 1;
             // Anybody may put a request into the control queue; one that makes no sense must not stop the pipeline.
             let key = match reader.read_pk(pk) {
                 Ok(key) => key,
@@ -76,9 +81,12 @@ impl Session {
             };
             let found = lookup.by_key(reader, &key)?.filter(|found| found.key == key);
             let image = found.map_or_else(|| reader.absent(&key), |found| found.image);
+            if let Image::Present { json, .. } = &image {
+                bytes += json.len();
+            }
             chunk.rows.push(ReadRow { pk: reader.pk(&key), image });
         }
-        Ok(chunk)
+        Ok((chunk, read))
     }
 }
 

@@ -150,14 +150,14 @@ impl Source for SqliteSource {
         self.ask(|reply| Command::Abandon { untaken, reply }).await
     }
 
-    async fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Chunk, Error> {
+    async fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Option<Chunk>, Error> {
         let after = after.cloned();
         self.ask(|reply| Command::Chunk { table, after, limits, reply }).await
     }
 
-    async fn rows(&mut self, table: usize, pks: &[String]) -> Result<Chunk, Error> {
+    async fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> Result<(Chunk, usize), Error> {
         let pks = pks.to_vec();
-        self.ask(|reply| Command::Rows { table, pks, reply }).await
+        self.ask(|reply| Command::Rows { table, pks, limits, reply }).await
     }
 
     async fn forget(&mut self, upto: Position) -> Result<(), Error> {

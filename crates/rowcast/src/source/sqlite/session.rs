@@ -143,13 +143,6 @@ impl Session {
         Ok(read)
     }
 
-    /// Gives this history up for a new one, in which everything is read again.
-    pub(super) fn give_up_history(&mut self, patience: Duration) -> Result<(), Failure> {
-        self.abandon()?;
-        install::writing(&mut self.connection, patience, |transaction| Installation::new(transaction).new_generation())?;
-        Ok(())
-    }
-
     /// Notes that history up to here is no longer needed. It is written down with the next trim; what is written down is not
     /// shipped again by a later session, whether its rows have gone already or not.
     pub(super) fn forget(&mut self, upto: Position) -> Result<(), Error> {

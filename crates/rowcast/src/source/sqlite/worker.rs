@@ -32,12 +32,13 @@ pub(super) enum Command {
         table: usize,
         after: Option<Bound>,
         limits: ChunkLimits,
-        reply: Reply<Chunk>,
+        reply: Reply<Option<Chunk>>,
     },
     Rows {
         table: usize,
         pks: Vec<String>,
-        reply: Reply<Chunk>,
+        limits: ChunkLimits,
+        reply: Reply<(Chunk, usize)>,
     },
     Forget(Position, Reply<()>),
     /// Something happened to the files.
@@ -127,8 +128,10 @@ impl Worker {
             }
             Command::Abandon { untaken, reply } => self.answer(reply, |worker| worker.abandon(untaken)),
             Command::Chunk { table, after, limits, reply } => self.answer(reply, |worker| worker.chunk(table, after.as_ref(), limits)),
-            Command::Rows { table, pks, reply } => self.answer(reply, |worker| {
-                worker.read("reading single rows", |session| session.on_snapshot(|session, as_of| session.read_rows(table, &pks, as_of)))
+            Command::Rows { table, pks, limits, reply } => self.answer(reply, |worker| {
+                worker.read("reading single rows", |session| {
+                    session.on_snapshot(|session, as_of| session.read_rows(table, &pks, limits, as_of))
+                })
             }),
             Command::Forget(upto, reply) => self.answer(reply, |worker| worker.session()?.forget(upto)),
             Command::Wake => {
@@ -187,17 +190,14 @@ impl Worker {
         session.abandon().map_err(|failure| failure.explain(&self.settings.path, "ending a read"))
     }
 
-    fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Chunk, Error> {
-        let patience = self.settings.busy_timeout;
+    fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Option<Chunk>, Error> {
         self.read("reading existing rows", |session| {
             if let Some(bound) = after
                 && !session.knows(table, bound)?
             {
-                // The resync that asks cannot be continued, and only a new history makes every consumer open another.
-                session.give_up_history(patience)?;
-                return Err(Error::Changed(format!("{} is not a key of the table as it is now; its primary key changed", bound.0)).into());
+                return Ok(None);
             }
-            session.on_snapshot(|session, as_of| session.read_chunk(table, after, limits, as_of))
+            session.on_snapshot(|session, as_of| session.read_chunk(table, after, limits, as_of)).map(Some)
         })
     }
 

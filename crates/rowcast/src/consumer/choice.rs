@@ -1,0 +1,97 @@
+//! What to do with the deliveries in hand: which of them go into the next block, and which have to wait. Pure but for the clock.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::fold::Fold;
+use super::inbox::Inbox;
+use super::{Settings, fresh_run};
+use crate::batch::{Batch, DecodeError};
+use crate::cache::Stored;
+use crate::change::{Partition, Table};
+
+/// What to do with the deliveries in hand.
+pub(super) enum Choice<'m> {
+    /// Write this; the indexes are of the deliveries in it.
+    Fold { fold: Box<Fold<'m>>, folded: Vec<usize> },
+    /// These begin after the checkpoint; their predecessors may be on the way. Empty where nothing is in hand.
+    Wait { ahead: Vec<usize> },
+    /// This one is no batch.
+    SetAside(usize, String),
+    /// This one may not be skipped and cannot be read.
+    Stop(String),
+    /// The first one is of another lineage, and the channel has seen others.
+    Reopen,
+}
+
+pub(super) type Decoded<'m> = Vec<(usize, Result<Batch<'m>, DecodeError>)>;
+
+/// Reads the first deliveries in hand, as many as fit one block.
+pub(super) fn decode<'m>(inbox: &'m Inbox, settings: &Settings, partition: Partition) -> Decoded<'m> {
+    let mut decoded = Vec::new();
+    let mut bytes = 0;
+    for (index, held) in inbox.iter().enumerate().filter(|(_, held)| !held.done) {
+        let batch = Batch::decode(&held.delivery.body, partition).and_then(|batch| {
+            if batch.pipeline == settings.pipeline {
+                Ok(batch)
+            } else {
+                Err(DecodeError::Malformed(format!("it is of the pipeline {}", batch.pipeline)))
+            }
+        });
+        decoded.push((index, batch));
+        bytes += held.delivery.body.len();
+        if bytes >= settings.block_bytes {
+            break;
+        }
+    }
+    decoded
+}
+
+/// Folds what fits onto what stands in the cache, in order.
+pub(super) fn choose<'m>(
+    decoded: &'m Decoded<'m>,
+    inbox: &Inbox,
+    first_tag: Option<u64>,
+    stored: Option<&'m Stored>,
+    lost: &BTreeSet<Table>,
+    patience: Duration,
+    settings: &Settings,
+) -> Choice<'m> {
+    let now = Instant::now();
+    let mut fold = Fold::new(stored, lost, &mut fresh_run);
+    let mut folded = Vec::new();
+    let mut ahead = Vec::new();
+    for (index, batch) in decoded {
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(_) if !folded.is_empty() => break,
+            Err(DecodeError::Malformed(reason)) => return Choice::SetAside(*index, reason.clone()),
+            Err(error) => return Choice::Stop(error.to_string()),
+        };
+        let held = inbox.iter().nth(*index).expect("it was decoded from there");
+        if let Some(checkpoint) = fold.checkpoint() {
+            if checkpoint.lineage != batch.lineage {
+                // Everything before it is applied and acked first; then the channel is opened anew, so that nothing of the old
+                // lineage can be delivered again after it.
+                if !folded.is_empty() || !ahead.is_empty() {
+                    break;
+                }
+                if first_tag != Some(held.delivery.tag) {
+                    return Choice::Reopen;
+                }
+            } else if batch.from > checkpoint.position && now - held.ahead_since.unwrap_or(now) < patience {
+                ahead.push(*index);
+                continue;
+            }
+        }
+        fold.add(batch, &mut fresh_run);
+        folded.push(*index);
+        let (keys, bytes) = fold.size();
+        if keys >= settings.block_keys || bytes >= settings.block_bytes {
+            break;
+        }
+    }
+    if folded.is_empty() && lost.is_empty() { Choice::Wait { ahead } } else { Choice::Fold { fold: Box::new(fold), folded } }
+}
