@@ -72,6 +72,21 @@ pub enum MappingError {
         /// Why.
         error: TemplateError,
     },
+    /// The template names a column that is not there.
+    #[error(
+        "table {table}: the key {key:?} names the column {column}, which does not exist{near}",
+        near = near.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default()
+    )]
+    KeyColumn {
+        /// The table.
+        table: String,
+        /// The template.
+        key: String,
+        /// The column.
+        column: String,
+        /// The column with the nearest name.
+        near: Option<String>,
+    },
     /// The template could give two rows one key.
     #[error(
         "table {table}: the key {key:?} could be the same for two rows, because nothing makes {columns} unique; use the \
@@ -161,7 +176,13 @@ impl MappedTable {
         let table = || settings.name.clone();
         let kind = |name: &str| schema.columns.iter().find(|column| column.name == name).map(|column| column.kind);
         let text = settings.key.clone().unwrap_or_else(|| default_key(&settings.name, &schema.primary_key));
-        let template = Template::configured(&text, kind).map_err(|error| MappingError::Template { table: table(), error })?;
+        let near = |column: &str| nearest(column, schema.columns.iter().map(|column| column.name.as_str())).map(str::to_owned);
+        let template = Template::configured(&text, kind).map_err(|error| match error {
+            TemplateError::UnknownColumn { text, column } => {
+                MappingError::KeyColumn { table: table(), near: near(&column), key: text, column }
+            }
+            error => MappingError::Template { table: table(), error },
+        })?;
         let named: Vec<&str> = template.columns().map(|column| column.column.as_str()).collect();
         if !schema.unique.iter().any(|set| set.iter().all(|column| named.contains(&column.as_str()))) {
             return Err(MappingError::NotUnique { table: table(), key: text, columns: named.join(", ") });
@@ -172,8 +193,7 @@ impl MappedTable {
             Some(columns) => columns.clone(),
         };
         if let Some(column) = columns.iter().find(|column| kind(column).is_none()) {
-            let near = nearest(column, schema.columns.iter().map(|column| column.name.as_str())).map(str::to_owned);
-            return Err(MappingError::NoColumn { table: table(), column: column.clone(), near });
+            return Err(MappingError::NoColumn { table: table(), column: column.clone(), near: near(column) });
         }
         let in_value = named.iter().all(|name| columns.iter().any(|column| column == name));
         if settings.on_change != OnChange::Write && template.ends_openly() {
@@ -319,6 +339,11 @@ mod tests {
     fn a_wrong_column_is_named_with_the_near_word() {
         let error = MappedTable::resolve(&settings(None, Some(&["id", "emial"])), &users()).unwrap_err();
         assert_eq!(error.to_string(), "table users: there is no column emial; did you mean email?");
+        let error = MappedTable::resolve(&settings(Some("u:{emial}"), None), &users()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "table users: the key \"u:{emial}\" names the column emial, which does not exist; did you mean email?"
+        );
         assert!(MappedTable::resolve(&settings(None, Some(&[])), &users()).is_err());
     }
 

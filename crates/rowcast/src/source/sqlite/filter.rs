@@ -166,6 +166,7 @@ fn failure(error: &rusqlite::Error) -> String {
 mod tests {
     use super::super::schema;
     use super::*;
+    use proptest::prelude::*;
 
     fn compiled(text: &str) -> Result<String, String> {
         let connection = Connection::open_in_memory().unwrap();
@@ -271,5 +272,20 @@ mod tests {
             "{verdicts:?}"
         );
         assert!(filter.judge(&[Datum::Integer(9)]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_for_an_expression_stays_within_its_parentheses(text in "[a-b0(),;'\"`\\[\\]/*\\- \nédatenow]{0,24}") {
+            if let Ok(clean) = expression(&text) {
+                sql::call_of_now(&clean);
+                // Were it to reach beyond them, the second column would not be one of its own.
+                let connection = Connection::open_in_memory().unwrap();
+                connection.execute_batch("CREATE TABLE t(a, b)").unwrap();
+                if let Ok(statement) = connection.prepare(&format!("SELECT ({clean}), 'x' FROM t")) {
+                    prop_assert_eq!(statement.column_count(), 2, "{}", clean);
+                }
+            }
+        }
     }
 }

@@ -267,7 +267,7 @@ fn ship_row(row: &LogRow, reader: &RowReader, lookup: &mut Lookup<'_>, mut ship:
     }
     if row.last_of_template
         && let Some(found) = lookup.by_template(reader, key, beside)?
-        && !(matches!(found.image, Image::Present { .. }) && shipped.as_ref() == Some(&found.key))
+        && (matches!(found.image, Image::Absent { .. }) || shipped.as_ref() != Some(&found.key))
     {
         ship(found);
     }
