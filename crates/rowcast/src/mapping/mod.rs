@@ -4,6 +4,7 @@
 
 mod descriptor;
 mod options;
+mod overlap;
 mod ownership;
 mod table;
 mod template;
