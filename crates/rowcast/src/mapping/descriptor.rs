@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::options::{OnChange, Terms, Ttl};
-use super::template::{Template, TemplateError};
+use super::refusal::TemplateError;
+use super::template::Template;
 use crate::change::serde_as_text;
 
 /// The form of a row in Redis.

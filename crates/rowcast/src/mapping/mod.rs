@@ -6,11 +6,13 @@ mod descriptor;
 mod options;
 mod overlap;
 mod ownership;
+mod refusal;
 mod table;
 mod template;
 
 pub use descriptor::{Descriptor, Keys, Proof, Shape, UnknownMapping};
 pub use options::{NotTtl, OnChange, Terms, Ttl};
 pub use ownership::{Fields, plain};
+pub use refusal::{KeyError, TemplateError};
 pub use table::{ColumnSchema, Mapped, MappedTable, MappingError, TableSchema, TableSettings, nearest};
-pub use template::{ColumnType, KeyError, Placeholder, Template, TemplateError};
+pub use template::{ColumnType, Placeholder, Template};

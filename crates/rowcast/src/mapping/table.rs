@@ -2,7 +2,8 @@
 
 use super::descriptor::{Descriptor, Keys, Proof, Shape};
 use super::options::{OnChange, Ttl};
-use super::template::{ColumnType, KeyError, Template, TemplateError};
+use super::refusal::{KeyError, TemplateError};
+use super::template::{ColumnType, Template};
 use crate::change::{Image, Table};
 
 /// What the configuration says of a table. Everything but the name has a default.

@@ -64,11 +64,11 @@ pub(super) fn compile(connection: &Connection, table: &Table, text: &str, by_key
             "asks {function}() for the time now or the local one, so that a row would come or go without a change; compare columns only"
         ));
     }
-    try_out(table, &clean).map_err(|error| explain(&error, table, &clean))?;
+    try_out(table, &clean).map_err(|error| explain(&error, table))?;
     let name = quoted(&table.name);
     let statement = format!("SELECT ({clean}) IS TRUE FROM {name} WHERE {by_key}");
     // Only the database itself knows the collations of its columns.
-    connection.prepare(&statement).map_err(|error| explain(&error, table, &clean))?;
+    connection.prepare(&statement).map_err(|error| explain(&error, table))?;
     Ok(statement)
 }
 
@@ -84,8 +84,8 @@ fn try_out(table: &Table, clean: &str) -> rusqlite::Result<()> {
     scratch.execute_batch(&format!("CREATE INDEX rowcast_filter ON {name}({first}) WHERE ({clean})"))
 }
 
-/// What SQLite's refusal means for the user.
-fn explain(error: &rusqlite::Error, table: &Table, clean: &str) -> String {
+/// What SQLite's refusal means for the user. The expression is not shown: something may have been substituted in it.
+fn explain(error: &rusqlite::Error, table: &Table) -> String {
     let message = match error {
         rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
@@ -124,9 +124,9 @@ fn explain(error: &rusqlite::Error, table: &Table, clean: &str) -> String {
         return "is one expression, not a list".to_owned();
     }
     if message == "near \")\": syntax error" {
-        return format!("ends before the expression does: {clean}");
+        return "ends before the expression does".to_owned();
     }
-    format!("is not an expression that SQLite takes ({message}): {clean}")
+    format!("is not an expression that SQLite takes ({message})")
 }
 
 /// A filter that is at work, for as long as one snapshot lasts.
@@ -250,8 +250,8 @@ mod tests {
         "rowid > 5" uses the row's number rowid, which VACUUM may change; use a column
         "frobnicate(active)" uses the function frobnicate, which SQLite does not have; functions of the application are not to be had here
         "active COLLATE klingon = 'x'" uses the collation klingon, which only the application has; write COLLATE BINARY, NOCASE or RTRIM behind the column
-        "active =" ends before the expression does: active =
-        "active 1" is not an expression that SQLite takes (near "1": syntax error): active 1
+        "active =" ends before the expression does
+        "active 1" is not an expression that SQLite takes (near "1": syntax error)
         "#);
     }
 
