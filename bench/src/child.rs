@@ -147,7 +147,7 @@ fn note(seen: &mut Seen, applied: &Applied<'_>) {
         } else {
             state.changes += 1;
             state.changes_us = applied.applied_us;
-            if let (Some(visible), Value::Row(row, _)) = (visible.as_mut(), write.value) {
+            if let (Some(visible), Value::Row(row, ..)) = (visible.as_mut(), write.value) {
                 visible.extend(database::version_in(row.get()).map(|version| (version, applied.applied_us)));
             }
         }

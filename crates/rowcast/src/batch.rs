@@ -32,7 +32,7 @@ pub struct KeyChange<'m> {
     /// The Redis key. Empty for a truncate.
     #[serde(borrow, default)]
     pub key: Cow<'m, str>,
-    /// The mapped columns, a JSON object; absent where the key has no row.
+    /// The mapped columns, a JSON object; absent where the key has no row, or where it is to go because its row changed.
     #[serde(borrow, default)]
     pub row: Option<&'m RawValue>,
     /// Where it stands.

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::batch::Batch;
 use crate::change::{Bound, KeyHash, Lineage, Op, Position, Run, Table};
-use crate::mapping::{Descriptor, Keys, Shape};
+use crate::mapping::{Descriptor, Keys, OnChange, Shape, Terms};
 
 /// How far Redis is with one partition. Kept in Redis, written in the transaction that writes the rows it vouches for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +62,8 @@ pub struct Write<'m> {
 /// What a Redis key becomes.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'m> {
-    /// The row, in this shape.
-    Row(&'m RawValue, Shape),
+    /// The row, in this shape and on these terms.
+    Row(&'m RawValue, Shape, Terms),
     /// Nothing: the key goes.
     Gone,
 }
@@ -120,8 +120,9 @@ impl Checkpoint {
 
     /// Opens a resync of `table` under a fresh run, even if one is open.
     pub fn open(&mut self, table: &Table, run: Run) {
-        // A table that is no longer mapped has no chunks to wait for: what is left of it is all to be swept.
-        let sweeping = !self.mappings.contains_key(table);
+        // A table that is no longer mapped has no chunks to wait for: what is left of it is all to be swept. So is every key of one
+        // whose keys are evicted, for any of them may be stale.
+        let sweeping = self.mappings.get(table).is_none_or(|mapping| mapping.on_change == OnChange::Evict);
         self.resyncs.insert(table.clone(), Resync { run, upto: None, sweeping, seen: 0 });
     }
 
@@ -243,7 +244,7 @@ impl<'m> Decided<'m> {
     fn write(&mut self, next: &mut Checkpoint, batch: &'m Batch<'_>, change: &'m crate::batch::KeyChange<'_>) {
         let table = &*change.table;
         let value = match (change.row, batch.mapping.get(table)) {
-            (Some(row), Some(mapping)) => Value::Row(row, mapping.shape),
+            (Some(row), Some(mapping)) if mapping.on_change != OnChange::Evict => Value::Row(row, mapping.shape, mapping.terms()),
             _ => Value::Gone,
         };
         if let Value::Row(..) = value

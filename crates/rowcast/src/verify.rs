@@ -2,14 +2,17 @@
 //!
 //! It reads, and changes nothing. It compares what stands still: the caller sees to it that the cache has caught up and that
 //! nobody writes meanwhile.
+//!
+//! Where keys go by themselves (`ttl`) or are filled by the application (`refresh`, `evict`) a row without a key is no difference;
+//! a key without a row always is. What the application fills where changes evict is in a form of its own, and not looked into.
 
 use std::collections::{BTreeMap, HashSet};
 
 use serde_json::value::RawValue;
 
 use crate::cache::{self, Cached, Link, Put};
-use crate::change::KeyHash;
-use crate::mapping::{Mapped, MappedTable, Shape};
+use crate::change::{Image, KeyHash};
+use crate::mapping::{Descriptor, Mapped, MappedTable, OnChange, Shape};
 use crate::source::{self, ChunkLimits, Source};
 
 /// How many differences are kept as examples.
@@ -34,7 +37,7 @@ pub enum Class {
 /// What was compared, and what differs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Rows of the source.
+    /// Rows of the source that are to be cached.
     pub rows: u64,
     /// Rows that no key can be made of; they are dead letters, and rightly absent from the cache.
     pub unmappable: u64,
@@ -103,14 +106,17 @@ async fn compare_rows<S: Source, L: Link>(
     loop {
         let chunk = source.chunk(index, after.as_ref(), CHUNK).await?.expect("a bound of this very reading is a key of the table");
         let mut expected: Vec<(String, Put)> = Vec::with_capacity(chunk.rows.len());
-        for row in &chunk.rows {
+        // A row that the filter leaves out has no key.
+        for row in chunk.rows.iter().filter(|row| !matches!(row.image, Image::Absent { .. })) {
             comparison.rows += 1;
             match table.map(&row.image) {
                 Mapped::Put { key, row } => {
                     let row: &RawValue = serde_json::from_str(row).expect("a source renders rows as JSON");
-                    expected.push((key, Put::of_row(row, table.descriptor.shape)));
+                    expected.push((key, Put::of_row(row, table.descriptor.shape, table.descriptor.terms())));
                 }
-                Mapped::Remove { .. } | Mapped::Nothing | Mapped::Dead { .. } => comparison.unmappable += 1,
+                // The application may have filled it.
+                Mapped::Remove { key } => drop(with_row.insert(KeyHash::of(&key))),
+                Mapped::Nothing | Mapped::Dead { .. } => comparison.unmappable += 1,
             }
         }
         let keys: Vec<String> = expected.iter().map(|(key, _)| key.clone()).collect();
@@ -118,7 +124,7 @@ async fn compare_rows<S: Source, L: Link>(
         assert_eq!(found.len(), keys.len(), "the cache answers for every key");
         for ((key, put), found) in expected.iter().zip(found) {
             with_row.insert(KeyHash::of(key));
-            if let Some(class) = judge(put, found.as_ref(), table.descriptor.shape) {
+            if let Some(class) = judge(put, found.as_ref(), &table.descriptor) {
                 comparison.differs(class, key);
             }
         }
@@ -130,22 +136,33 @@ async fn compare_rows<S: Source, L: Link>(
     }
 }
 
-fn judge(expected: &Put, found: Option<&Cached>, shape: Shape) -> Option<Class> {
+fn judge(expected: &Put, found: Option<&Cached>, mapping: &Descriptor) -> Option<Class> {
     match (expected, found) {
         // A hash without fields is no key at all.
         (Put::Gone, None) => None,
         (Put::Gone, Some(_)) => Some(Class::Stale),
+        // It has expired, or the application has not filled it.
+        (_, None) if mapping.ttl.is_some() || mapping.on_change != OnChange::Write => None,
         (_, None) => Some(Class::Missing),
-        (Put::Text(text), Some(Cached::Text(found))) => (text != found).then_some(Class::Stale),
-        (Put::Hash(fields), Some(Cached::Hash(found))) => {
+        (Put::Text(text, terms), Some(Cached::Text(found))) => {
+            // What the application has filled may be spelt otherwise.
+            let same = text == found || terms.existing && same_json(text, found);
+            (!same).then_some(Class::Stale)
+        }
+        (Put::Hash(fields, _), Some(Cached::Hash(found))) => {
             let fields: BTreeMap<&String, &Vec<u8>> = fields.iter().map(|(name, value)| (name, value)).collect();
             (!fields.into_iter().eq(found)).then_some(Class::Stale)
         }
-        (Put::Text(_) | Put::Hash(_), Some(_)) => {
-            debug_assert!(matches!((shape, expected), (Shape::Json, Put::Text(_)) | (Shape::Hash, Put::Hash(_))));
+        (Put::Text(..) | Put::Hash(..), Some(_)) => {
+            debug_assert!(matches!((mapping.shape, expected), (Shape::Json, Put::Text(..)) | (Shape::Hash, Put::Hash(..))));
             Some(Class::WrongType)
         }
     }
+}
+
+fn same_json(left: &[u8], right: &[u8]) -> bool {
+    let read = |text| serde_json::from_slice::<serde_json::Value>(text).ok();
+    read(left).is_some_and(|left| Some(left) == read(right))
 }
 
 async fn find_orphans<L: Link>(
@@ -177,29 +194,47 @@ async fn find_orphans<L: Link>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mapping::Terms;
 
     fn text(text: &str) -> Cached {
         Cached::Text(text.as_bytes().to_vec())
     }
 
+    fn mapping(words: &str) -> Descriptor {
+        format!("0 {words} t:{{id:integer}}").parse().unwrap()
+    }
+
     #[test]
     fn a_value_is_compared_to_the_byte_and_by_its_form() {
-        let json = Put::Text(b"{\"id\":1}".to_vec());
-        assert_eq!(judge(&json, Some(&text("{\"id\":1}")), Shape::Json), None);
-        assert_eq!(judge(&json, Some(&text("{\"id\": 1}")), Shape::Json), Some(Class::Stale));
-        assert_eq!(judge(&json, None, Shape::Json), Some(Class::Missing));
-        assert_eq!(judge(&json, Some(&Cached::Other("list".to_owned())), Shape::Json), Some(Class::WrongType));
-        assert_eq!(judge(&json, Some(&Cached::Hash(BTreeMap::new())), Shape::Json), Some(Class::WrongType));
+        let (json, plain) = (Put::Text(b"{\"id\":1}".to_vec(), Terms::default()), mapping("json"));
+        assert_eq!(judge(&json, Some(&text("{\"id\":1}")), &plain), None);
+        assert_eq!(judge(&json, Some(&text("{\"id\": 1}")), &plain), Some(Class::Stale));
+        assert_eq!(judge(&json, None, &plain), Some(Class::Missing));
+        assert_eq!(judge(&json, Some(&Cached::Other("list".to_owned())), &plain), Some(Class::WrongType));
+        assert_eq!(judge(&json, Some(&Cached::Hash(BTreeMap::new())), &plain), Some(Class::WrongType));
+    }
+
+    #[test]
+    fn what_may_have_gone_by_itself_is_not_missing_but_can_be_stale() {
+        for words in ["json ttl=1h", "json refresh key-alone"] {
+            let mapping = mapping(words);
+            let json = Put::Text(b"{\"id\":1}".to_vec(), mapping.terms());
+            assert_eq!(judge(&json, None, &mapping), None, "{words}");
+            assert_eq!(judge(&json, Some(&text("{\"id\":2}")), &mapping), Some(Class::Stale), "{words}");
+            let spelt_otherwise = judge(&json, Some(&text("{ \"id\": 1 }")), &mapping);
+            assert_eq!(spelt_otherwise.is_none(), mapping.on_change == OnChange::Refresh, "{words}");
+        }
     }
 
     #[test]
     fn the_order_of_a_hashs_fields_does_not_matter_but_each_field_does() {
-        let hash = Put::Hash(vec![("b".to_owned(), b"2".to_vec()), ("a".to_owned(), b"1".to_vec())]);
+        let plain = mapping("hash");
+        let hash = Put::Hash(vec![("b".to_owned(), b"2".to_vec()), ("a".to_owned(), b"1".to_vec())], Terms::default());
         let found = |fields: &[(&str, &str)]| Cached::Hash(fields.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect());
-        assert_eq!(judge(&hash, Some(&found(&[("a", "1"), ("b", "2")])), Shape::Hash), None);
-        assert_eq!(judge(&hash, Some(&found(&[("a", "1")])), Shape::Hash), Some(Class::Stale));
-        assert_eq!(judge(&hash, Some(&found(&[("a", "1"), ("b", "2"), ("c", "3")])), Shape::Hash), Some(Class::Stale));
-        assert_eq!(judge(&Put::Gone, None, Shape::Hash), None);
-        assert_eq!(judge(&Put::Gone, Some(&found(&[("a", "1")])), Shape::Hash), Some(Class::Stale));
+        assert_eq!(judge(&hash, Some(&found(&[("a", "1"), ("b", "2")])), &plain), None);
+        assert_eq!(judge(&hash, Some(&found(&[("a", "1")])), &plain), Some(Class::Stale));
+        assert_eq!(judge(&hash, Some(&found(&[("a", "1"), ("b", "2"), ("c", "3")])), &plain), Some(Class::Stale));
+        assert_eq!(judge(&Put::Gone, None, &plain), None);
+        assert_eq!(judge(&Put::Gone, Some(&found(&[("a", "1")])), &plain), Some(Class::Stale));
     }
 }

@@ -414,7 +414,7 @@ async fn a_value_that_redis_can_never_take_is_refused_by_its_key() {
     let (server, _, version) = server_and_link().await;
     server.set("proto-max-bulk-len", "1mb").await.unwrap();
     let mut link = cache(&server.url()).connect().await.unwrap();
-    let value = |bytes| Put::Text(vec![b'x'; bytes]);
+    let value = |bytes| Put::Text(vec![b'x'; bytes], rowcast::mapping::Terms::default());
     let refused = link.write(&block(P1, Some(&version), 2, &[("user:2", text("x")), ("user:3", value((1 << 20) + 1))])).await.unwrap();
     assert!(
         matches!(&refused, Written::Refused { key, reason } if key == "user:3" && reason.contains("proto-max-bulk-len")),

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rowcast::cache::Cached;
 use rowcast::change::{Bound, Change, Image, KeyValue, Lineage, Op, Position, Table};
-use rowcast::mapping::{ColumnType, Descriptor, Keys, MappedTable, Shape, Template};
+use rowcast::mapping::{ColumnType, Descriptor, Keys, MappedTable, OnChange, Proof, Shape, Template, Ttl};
 use rowcast::source::{Chunk, ChunkLimits, Error, Portion, PositionRecord, ReadRow, Source, Start};
 use tokio::sync::Notify;
 
@@ -49,8 +50,14 @@ pub struct State {
     /// How often the source went back in time, and how often it had when each lineage began.
     pub restores: u64,
     pub epochs: BTreeMap<String, u64>,
-    /// Counts up with every change of a table's mapping.
+    /// The number of each table's mapping; every change takes another one.
     pub mappings: [u32; 2],
+}
+
+impl State {
+    pub fn mapping(&self, table: usize) -> Mapping {
+        Mapping { table, number: self.mappings[table] }
+    }
 }
 
 #[derive(Clone)]
@@ -65,8 +72,9 @@ pub struct Database {
 impl Database {
     pub fn new(chance: &Chance) -> Database {
         let now = Contents { log: Vec::new(), rows: BTreeMap::new(), gone: BTreeMap::new(), forgotten: 0 };
-        let state =
-            State { now, version: 0, backup: None, lineage: None, lineages: 0, restores: 0, epochs: BTreeMap::new(), mappings: [0, 0] };
+        let mapping = || if chance.is(0.5) { 0 } else { u32::try_from(chance.below(60)).unwrap() };
+        let mappings = [mapping(), mapping()];
+        let state = State { now, version: 0, backup: None, lineage: None, lineages: 0, restores: 0, epochs: BTreeMap::new(), mappings };
         Database { state: Arc::new(Mutex::new(state)), committed: Arc::default(), chance: chance.clone(), names: chance.is(0.5) }
     }
 
@@ -75,8 +83,14 @@ impl Database {
     }
 
     pub fn write(&self) {
+        let truncate = self.chance.is(0.04);
         let key = self.chance.pick(&"abcdwxyz".chars().collect::<Vec<_>>());
-        let (truncate, delete) = (self.chance.is(0.04), self.chance.is(0.3));
+        self.write_to(key, truncate);
+    }
+
+    /// Writes or deletes a row, or truncates its table.
+    pub fn write_to(&self, key: char, truncate: bool) {
+        let delete = self.chance.is(0.3);
         let mut state = self.state();
         state.version += 1;
         let (version, table) = (state.version, table_of(key));
@@ -113,17 +127,68 @@ impl Database {
     }
 
     pub fn remap(&self, table: usize) {
-        self.state().mappings[table] += 1;
+        let by = 1 + u32::try_from(self.chance.below(6)).unwrap();
+        self.state().mappings[table] += by;
+    }
+}
+
+/// A mapping by its number.
+#[derive(Clone, Copy)]
+pub struct Mapping {
+    pub table: usize,
+    pub number: u32,
+}
+
+impl Mapping {
+    pub fn shape(self) -> Shape {
+        if self.number.is_multiple_of(2) { Shape::Json } else { Shape::Hash }
     }
 
-    /// The mapping of a table: every second change moves the keys, the others change the shape.
-    pub fn mapping(table: usize, number: u32) -> MappedTable {
-        let template = Template::configured(&format!("{}{}:{{id}}", TABLES[table].0, number / 2), |_| Some(ColumnType::Text)).unwrap();
-        let shape = if number.is_multiple_of(2) { Shape::Json } else { Shape::Hash };
+    /// What every key begins with; there are few, so that a table comes back to former ones.
+    pub fn prefix(self) -> String {
+        format!("{}{}:", TABLES[self.table].0, self.number / 2 % 3)
+    }
+
+    pub fn on_change(self) -> OnChange {
+        match self.number % 5 {
+            3 => OnChange::Refresh,
+            4 => OnChange::Evict,
+            _ => OnChange::Write,
+        }
+    }
+
+    pub fn ttl(self) -> Option<Ttl> {
+        (self.number % 7 == 3).then(|| "20s".parse().unwrap())
+    }
+
+    /// The filter, where there is one: the version is even.
+    pub fn matches(self, version: i64) -> bool {
+        self.number % 3 != 2 || version % 2 == 0
+    }
+
+    /// The value of a row that somebody else fills in.
+    pub fn value(self, key: char, version: i64) -> Cached {
+        match self.shape() {
+            Shape::Json => Cached::Text(format!(r#"{{"id":"{key}","v":{version}}}"#).into_bytes()),
+            Shape::Hash => {
+                Cached::Hash([("id".to_owned(), key.to_string().into_bytes()), ("v".to_owned(), version.to_string().into_bytes())].into())
+            }
+        }
+    }
+
+    fn mapped(self) -> MappedTable {
+        let template = Template::configured(&format!("{}{{id}}", self.prefix()), |_| Some(ColumnType::Text)).unwrap();
+        let proof = if self.on_change() == OnChange::Write { Proof::Value } else { Proof::KeyAlone };
         MappedTable {
-            table: Table::from(TABLES[table].0),
+            table: Table::from(TABLES[self.table].0),
             columns: vec!["id".to_owned(), "v".to_owned()],
-            descriptor: Descriptor { fingerprint: format!("{number:08x}"), shape, keys: Keys { template, in_value: true } },
+            descriptor: Descriptor {
+                fingerprint: format!("{:08x}", self.number),
+                shape: self.shape(),
+                ttl: self.ttl(),
+                on_change: self.on_change(),
+                keys: Keys { template, proof },
+            },
         }
     }
 }
@@ -136,6 +201,8 @@ pub struct Reader {
     read_from: usize,
     record: PositionRecord,
     queued: VecDeque<Portion>,
+    /// The mappings with which it began.
+    mappings: [u32; 2],
 }
 
 fn mark(contents: &Contents, at: usize) -> Option<String> {
@@ -158,7 +225,13 @@ impl Reader {
     pub fn new(database: &Database) -> Reader {
         let lineage = Lineage("none".into());
         let record = PositionRecord { lineage: lineage.clone(), position: Position::START, mark: String::new() };
-        Reader { database: database.clone(), lineage, read_to: 0, read_from: 0, record, queued: VecDeque::new() }
+        Reader { database: database.clone(), lineage, read_to: 0, read_from: 0, record, queued: VecDeque::new(), mappings: [0, 0] }
+    }
+
+    /// What a row of this version is to the cache.
+    fn image(&self, key: char, version: i64) -> Image {
+        let table = table_of(key);
+        if (Mapping { table, number: self.mappings[table] }).matches(version) { row(key, version) } else { absent(key) }
     }
 
     fn compare(&self, state: &State) -> Result<(), Error> {
@@ -201,7 +274,7 @@ impl Reader {
         let changes = (self.read_to..to).map(|index| {
             let entry = &contents.log[index];
             let image = match (entry.key, entry.value) {
-                (Some(key), Some(version)) => row(key, version),
+                (Some(key), Some(version)) => self.image(key, version),
                 (Some(key), None) => absent(key),
                 (None, _) => Image::Absent { key: Vec::new() },
             };
@@ -229,7 +302,7 @@ impl Reader {
         changes.sort_by_key(|(index, _)| *index);
         let changes = changes.into_iter().map(|(index, key)| {
             let image = match key {
-                Some(key) => contents.rows.get(&key).map_or_else(|| absent(key), |version| row(key, *version)),
+                Some(key) => contents.rows.get(&key).map_or_else(|| absent(key), |version| self.image(key, *version)),
                 None => Image::Absent { key: Vec::new() },
             };
             // What the snapshot says is as new as the key's newest version, whichever change named it.
@@ -290,7 +363,8 @@ impl Source for Reader {
         self.queued.clear();
         let at = record.filter(|_| same).map_or(state.now.log.len(), |record| usize::try_from(record.position.0).unwrap());
         self.record = self.record_at(&state.now, at);
-        let tables: Vec<MappedTable> = state.mappings.iter().enumerate().map(|(table, number)| Database::mapping(table, *number)).collect();
+        self.mappings = state.mappings;
+        let tables: Vec<MappedTable> = [0, 1].map(|table| state.mapping(table).mapped()).into();
         Ok(Start {
             lineage: self.lineage.clone(),
             from: self.end(self.read_to),
@@ -338,8 +412,9 @@ impl Source for Reader {
         let following: Vec<char> = keys(table).filter(|key| start.is_none_or(|start| *key > start)).collect();
         let span = &following[..step.min(following.len())];
         let upto = span.last().map(|key| Bound(format!("[\"{key}\"]").into())).or(after.cloned());
-        let rows =
-            span.iter().filter_map(|key| state.now.rows.get(key).map(|version| ReadRow { pk: pk(*key), image: row(*key, *version) }));
+        let rows = span.iter().filter_map(|key| Some(ReadRow { pk: pk(*key), image: self.image(*key, *state.now.rows.get(key)?) }));
+        // Rows that do not match are left out.
+        let rows = rows.filter(|row| matches!(row.image, Image::Present { .. }));
         Ok(Some(self.chunk_of(&state, rows.collect(), upto, span.len() == following.len())))
     }
 
@@ -349,7 +424,7 @@ impl Source for Reader {
         self.compare(&state)?;
         let rows = pks.iter().map(|text| {
             let key = keys(0).chain(keys(1)).find(|key| pk(*key) == *text).unwrap();
-            let image = state.now.rows.get(&key).map_or_else(|| absent(key), |version| row(key, *version));
+            let image = state.now.rows.get(&key).map_or_else(|| absent(key), |version| self.image(key, *version));
             ReadRow { pk: text.clone(), image }
         });
         let read = 1 + self.database.chance.below(pks.len());

@@ -1,12 +1,13 @@
 //! A cache in this process: for programs without servers, and for tests of logic. The same semantics as Redis, without its
-//! faults; deterministic, for nothing in it waits, spawns, or reads a clock.
+//! faults; deterministic, for nothing in it waits, spawns, or reads a clock but the runtime's.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Block, Cache, Cached, Error, Link, Put, Stored, Written, layout, names};
+use super::{Block, Cache, Cached, Error, Expiries, Link, Put, Stored, Written, layout, names};
 use crate::change::{KeyHash, Partition, Run, Table};
+use crate::mapping::Terms;
 
 /// How many keys one step of a scan returns: few, so that a sweep has many steps between which something else may happen.
 const SCAN_STEP: usize = 16;
@@ -23,6 +24,8 @@ pub struct MemoryCache {
 pub struct Contents {
     /// Rows, and whatever else somebody put beside them.
     pub values: BTreeMap<String, Cached>,
+    /// Which of them go by themselves.
+    pub expiries: Expiries,
     /// The number of partitions in force.
     pub layout: Option<u16>,
     /// How far each partition is.
@@ -55,7 +58,11 @@ impl MemoryCache {
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
         // A panic in `alter`'s caller leaves what it has changed so far, which is no worse than another program's crash.
-        self.contents.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        let mut contents = self.contents.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while let Some(key) = contents.expiries.due() {
+            contents.values.remove(&key);
+        }
+        contents
     }
 }
 
@@ -140,12 +147,13 @@ impl Contents {
         }
         for (key, put) in &block.puts {
             match put {
-                Put::Text(text) => drop(self.values.insert(key.clone(), Cached::Text(text.clone()))),
+                Put::Text(text, terms) => self.put(key, terms, || Cached::Text(text.clone())),
                 // A hash without fields is no key at all.
-                Put::Hash(fields) if !fields.is_empty() => {
-                    drop(self.values.insert(key.clone(), Cached::Hash(fields.iter().cloned().collect())));
+                Put::Hash(fields, terms) if !fields.is_empty() => self.put(key, terms, || Cached::Hash(fields.iter().cloned().collect())),
+                Put::Hash(..) | Put::Gone => {
+                    self.values.remove(key);
+                    self.expiries.clear(key);
                 }
-                Put::Hash(_) | Put::Gone => drop(self.values.remove(key)),
             }
         }
         for seen in block.seen.iter().filter(|seen| !seen.hashes.is_empty()) {
@@ -156,6 +164,19 @@ impl Contents {
         }
         self.checkpoints.insert(block.partition, Stored { checkpoint: block.checkpoint.clone(), version: block.version.clone() });
         Written::Done
+    }
+
+    fn put(&mut self, key: &str, terms: &Terms, value: impl FnOnce() -> Cached) {
+        if terms.existing && !self.values.contains_key(key) {
+            return;
+        }
+        self.values.insert(key.to_owned(), value());
+        match terms.ttl {
+            Some(ttl) => self.expiries.set(key, ttl),
+            // Whoever filled the key has said how long it stands.
+            None if terms.existing => {}
+            None => self.expiries.clear(key),
+        }
     }
 
     /// Why nothing is written, if what stands here is not what the writer believes.

@@ -8,12 +8,16 @@ use std::future::Future;
 
 use crate::change::{KeyHash, Partition, Run, Table};
 use crate::checkpoint::Checkpoint;
+use crate::mapping::Terms;
 
+mod expiry;
 mod layout;
 pub mod memory;
 mod names;
 pub mod redis;
 mod value;
+
+pub use expiry::Expiries;
 
 /// A fresh id with every block; what compare-and-set compares.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,9 +36,9 @@ pub struct Stored {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Put {
     /// A string.
-    Text(Vec<u8>),
-    /// A hash with these fields; the former value goes whole.
-    Hash(Vec<(String, Vec<u8>)>),
+    Text(Vec<u8>, Terms),
+    /// A hash with these fields; the former value goes whole. One without fields is no key at all, whatever the terms.
+    Hash(Vec<(String, Vec<u8>)>, Terms),
     /// Nothing.
     Gone,
 }

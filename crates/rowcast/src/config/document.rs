@@ -63,19 +63,13 @@ impl<'d> Document<'d> {
         Place { file: self.file.clone(), line: 1 + self.text[..start].matches('\n').count(), column, excerpt, width }
     }
 
-    /// Names every key that is not among `known`; `later` are those that another version will have.
-    pub(super) fn check_keys(&mut self, section: &Section<'_>, known: &[&str], later: &[&str]) {
+    /// Names every key that is not among `known`.
+    pub(super) fn check_keys(&mut self, section: &Section<'_>, known: &[&str]) {
         for key in section.table.keys() {
             let name: &str = key.get_ref();
-            if known.contains(&name) {
-                continue;
+            if !known.contains(&name) {
+                self.wrong(key.span(), format!("unknown key `{name}` in {}{}", section.name, hint(name, known)));
             }
-            let message = if later.contains(&name) {
-                format!("this version of rowcast does not have `{name}` yet; leave it out")
-            } else {
-                format!("unknown key `{name}` in {}{}", section.name, hint(name, known))
-            };
-            self.wrong(key.span(), message);
         }
     }
 

@@ -4,7 +4,7 @@
 //! be.
 
 /// Keys whose values are shown.
-const PLAIN: [&str; 8] = ["name", "capture", "partitions", "queue", "key", "value", "columns", "url"];
+const PLAIN: [&str; 11] = ["name", "capture", "partitions", "queue", "key", "value", "columns", "where", "ttl", "on_change", "url"];
 
 const HIDDEN: &str = "…";
 

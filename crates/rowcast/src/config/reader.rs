@@ -11,8 +11,8 @@ use super::text::{Environment, Text};
 use super::{BrokerConfig, CacheConfig, Config};
 use crate::broker::rabbitmq::{QueueType, RabbitSettings};
 use crate::cache::redis::RedisSettings;
-use crate::mapping::{ColumnType, Shape, TableSettings, Template};
-use crate::source::sqlite::{Capture, SqliteSettings};
+use crate::mapping::{ColumnType, OnChange, Shape, TableSettings, Template, Ttl};
+use crate::source::sqlite::{Capture, SqliteSettings, filter_expression};
 
 /// Enough for every pipeline: each partition has a queue and a worker of its own.
 const PARTITIONS_MAX: i64 = 1024;
@@ -53,7 +53,7 @@ struct Reader<'d> {
 impl<'d> Reader<'d> {
     fn config(&mut self) -> Option<Config> {
         let root = Section { name: "the file", place: 0..0, table: self.root };
-        self.document.check_keys(&root, &["pipeline", "source", "broker", "cache", "table"], &[]);
+        self.document.check_keys(&root, &["pipeline", "source", "broker", "cache", "table"]);
         let name = self.pipeline();
         // The other sections are checked all the same.
         let pipeline = name.as_deref().unwrap_or("pipeline").to_owned();
@@ -83,7 +83,7 @@ impl<'d> Reader<'d> {
 
     fn pipeline(&mut self) -> Option<String> {
         let section = self.section("pipeline", "[pipeline]", r#"name = "shop""#)?;
-        self.document.check_keys(&section, &["name"], &[]);
+        self.document.check_keys(&section, &["name"]);
         let name = self.document.required(&section, "name", r#"name = "shop""#, self.environment)?;
         let possible = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.value.is_empty() || name.value.len() > NAME_BYTES_MAX || !name.value.chars().all(possible) {
@@ -101,7 +101,7 @@ impl<'d> Reader<'d> {
     fn source(&mut self) -> Option<(PathBuf, Capture)> {
         const EXAMPLE: &str = r#"url = "sqlite:shop.db""#;
         let section = self.section("source", "[source]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url", "capture"], &[]);
+        self.document.check_keys(&section, &["url", "capture"]);
         let capture = self.choice(&section, "capture", &[("triggers", Capture::Triggers), ("hooks", Capture::Hooks)], Capture::Triggers);
         let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
         match sqlite_path(&url.value) {
@@ -116,7 +116,7 @@ impl<'d> Reader<'d> {
     fn broker(&mut self, pipeline: &str) -> Option<(u16, BrokerConfig)> {
         const EXAMPLE: &str = r#"url = "amqp://localhost""#;
         let section = self.section("broker", "[broker]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url", "partitions", "queue"], &[]);
+        self.document.check_keys(&section, &["url", "partitions", "queue"]);
         let queue = self.choice(&section, "queue", &[("quorum", QueueType::Quorum), ("classic", QueueType::Classic)], QueueType::Quorum);
         let partitions = match section.table.contains_key("partitions") {
             true => self.document.number(&section, "partitions", 1..PARTITIONS_MAX + 1).and_then(|number| u16::try_from(number).ok()),
@@ -138,7 +138,7 @@ impl<'d> Reader<'d> {
     fn cache(&mut self, pipeline: &str) -> Option<CacheConfig> {
         const EXAMPLE: &str = r#"url = "redis://localhost""#;
         let section = self.section("cache", "[cache]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url"], &[]);
+        self.document.check_keys(&section, &["url"]);
         let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
         if url.value == "memory:" {
             return Some(CacheConfig::Memory);
@@ -186,7 +186,7 @@ impl<'d> Reader<'d> {
             return None;
         };
         let section = Section { name: "[[table]]", place: element.span(), table };
-        self.document.check_keys(&section, &["name", "key", "value", "columns"], &["where", "ttl", "on_change"]);
+        self.document.check_keys(&section, &["name", "key", "value", "columns", "where", "ttl", "on_change"]);
         let shape = self.choice(&section, "value", &[("json", Shape::Json), ("hash", Shape::Hash)], Shape::Json);
         let key = self.document.text(&section, "key", self.environment);
         if let Some(key) = &key {
@@ -196,12 +196,47 @@ impl<'d> Reader<'d> {
             }
         }
         let columns = self.columns(&section);
+        let filter = self.filter(&section);
+        let ttl = self.ttl(&section);
+        let on_change = self.choice(&section, "on_change", &OnChange::WORDS, OnChange::Write);
         let name = self.document.required(&section, "name", r#"name = "users""#, self.environment)?;
         if name.value.is_empty() {
             self.document.wrong(name.span.clone(), "`name` is empty; write the table's name as the database spells it".to_owned());
         }
-        let settings = TableSettings { name: name.value.clone(), key: key.map(|key| key.value), shape: shape?, columns };
+        let key = key.map(|key| key.value);
+        let settings =
+            TableSettings { name: name.value.clone(), key, shape: shape?, columns, filter: filter?, ttl: ttl?, on_change: on_change? };
         Some((name, settings))
+    }
+
+    /// The filter's expression; which columns there are only the database knows. The outer `None` stands for a finding.
+    fn filter(&mut self, section: &Section<'d>) -> Option<Option<String>> {
+        if !section.table.contains_key("where") {
+            return Some(None);
+        }
+        let text = self.document.text(section, "where", self.environment)?;
+        match filter_expression(&text.value) {
+            Ok(expression) => Some(Some(expression)),
+            Err(reason) => {
+                self.document.wrong(text.span, format!("`where` {reason}"));
+                None
+            }
+        }
+    }
+
+    /// The outer `None` stands for a finding.
+    fn ttl(&mut self, section: &Section<'d>) -> Option<Option<Ttl>> {
+        if !section.table.contains_key("ttl") {
+            return Some(None);
+        }
+        let text = self.document.text(section, "ttl", self.environment)?;
+        match text.value.parse() {
+            Ok(ttl) => Some(Some(ttl)),
+            Err(error) => {
+                self.document.wrong(text.span.clone(), format!("`ttl` is {}, but {error}", text.shown()));
+                None
+            }
+        }
     }
 
     fn columns(&mut self, section: &Section<'d>) -> Option<Vec<String>> {
@@ -229,8 +264,9 @@ impl<'d> Reader<'d> {
         }
         let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+        let (last, others) = quoted.split_last().expect("there are words to choose from");
         let near = if text.literal { hint(&text.value, &words) } else { String::new() };
-        self.document.wrong(text.span.clone(), format!("`{key}` is {}, not {}{near}", quoted.join(" or "), text.shown()));
+        self.document.wrong(text.span.clone(), format!("`{key}` is {} or {last}, not {}{near}", others.join(", "), text.shown()));
         None
     }
 }

@@ -4,7 +4,7 @@ use std::env::VarError;
 use std::path::{Path, PathBuf};
 
 use super::{BrokerConfig, CacheConfig, Config};
-use crate::mapping::Shape;
+use crate::mapping::{OnChange, Shape, TableSettings};
 use crate::source::sqlite::Capture;
 
 const GOOD: &str = r#"
@@ -72,6 +72,9 @@ fn everything_can_be_said() {
         key = "file:{id}"
         value = "hash"
         columns = ["id", "name"]
+        where = "active = 1 -- only these"
+        ttl = "90s"
+        on_change = "refresh"
         [[table]]
         name = "orders"
         "#,
@@ -83,7 +86,9 @@ fn everything_can_be_said() {
     let [users, orders] = &config.source.tables[..] else { panic!("two tables") };
     assert_eq!((users.key.as_deref(), users.shape), (Some("file:{id}"), Shape::Hash));
     assert_eq!(users.columns.as_deref(), Some(&["id".to_owned(), "name".to_owned()][..]));
-    assert_eq!(orders.name, "orders");
+    assert_eq!(users.filter.as_deref(), Some("active = 1"));
+    assert_eq!((users.ttl.unwrap().to_string().as_str(), users.on_change), ("90s", OnChange::Refresh));
+    assert_eq!(orders, &TableSettings::new("orders"));
 }
 
 #[test]
@@ -135,17 +140,59 @@ fn an_unknown_key_is_named_with_the_near_word() {
 }
 
 #[test]
-fn what_comes_later_is_said_to_come_later() {
-    insta::assert_snapshot!(error("name = \"users\"", "name = \"users\"\nttl = \"1h\"\non_change = \"evict\""), @r#"
-    conf/rowcast.toml:16:1: this version of rowcast does not have `ttl` yet; leave it out
+fn a_wrong_option_is_named() {
+    let option = |line: &str| error("name = \"users\"", &format!("name = \"users\"\n{line}"));
+    insta::assert_snapshot!(option("ttl = \"1w\"\non_change = \"evcit\"\nwhere = \"active = 1; --\""), @r#"
+    conf/rowcast.toml:16:7: `ttl` is "1w", but a time to live is a whole number and s, m, h or d, such as "90s", "15m", "1h" or "7d", from 1s to 3650d
        |
-    16 | ttl = …
-       | ^^^
+    16 | ttl = "1w"
+       |       ^^^^
 
-    conf/rowcast.toml:17:1: this version of rowcast does not have `on_change` yet; leave it out
+    conf/rowcast.toml:17:13: `on_change` is "write", "refresh" or "evict", not "evcit"; did you mean `evict`?
        |
-    17 | on_change = …
-       | ^^^^^^^^^
+    17 | on_change = "evcit"
+       |             ^^^^^^^
+
+    conf/rowcast.toml:18:9: `where` is one expression, without a `;`
+       |
+    18 | where = "active = 1; --"
+       |         ^^^^^^^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(option("ttl = 90"), @r#"
+    conf/rowcast.toml:16:7: `ttl` is a text in quotes, not a number
+       |
+    16 | ttl = 90
+       |       ^^
+    "#);
+    insta::assert_snapshot!(option("ttl = \"${WRONG}\""), @r#"
+    conf/rowcast.toml:16:7: `ttl` is what was substituted for it, but a time to live is a whole number and s, m, h or d, such as "90s", "15m", "1h" or "7d", from 1s to 3650d
+       |
+    16 | ttl = "${WRONG}"
+       |       ^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(option("where = \"1) OR (1\""), @r#"
+    conf/rowcast.toml:16:9: `where` closes a parenthesis that it does not open
+       |
+    16 | where = "1) OR (1"
+       |         ^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(option("where = \"name = 'x\""), @r#"
+    conf/rowcast.toml:16:9: `where` has a quotation mark or a comment that is never closed
+       |
+    16 | where = "name = 'x"
+       |         ^^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(option("where = \"\""), @r#"
+    conf/rowcast.toml:16:9: `where` is empty; leave it out to cache every row
+       |
+    16 | where = ""
+       |         ^^
+    "#);
+    insta::assert_snapshot!(option("were = \"active\""), @r#"
+    conf/rowcast.toml:16:1: unknown key `were` in [[table]]; did you mean `where`?
+       |
+    16 | were = …
+       | ^^^^
     "#);
 }
 

@@ -69,7 +69,7 @@ impl<'m> Fold<'m> {
     pub fn add(&mut self, batch: &'m Batch<'m>, fresh: &mut dyn FnMut() -> Run) {
         let decision = decide(self.next.as_ref(), batch, fresh);
         for write in decision.writes {
-            if let Value::Row(row, _) = write.value {
+            if let Value::Row(row, ..) = write.value {
                 self.bytes += row.get().len();
             }
             match self.places.get(write.key) {
@@ -131,7 +131,7 @@ pub fn block(
 fn put(write: &Write<'_>, refused: &BTreeSet<String>) -> Put {
     match write.value {
         Value::Row(..) if refused.contains(write.key) => Put::Gone,
-        Value::Row(row, shape) => Put::of_row(row, shape),
+        Value::Row(row, shape, terms) => Put::of_row(row, shape, terms),
         Value::Gone => Put::Gone,
     }
 }

@@ -68,11 +68,11 @@ impl Sweep {
         }
     }
 
-    /// The template under which this sweep may remove `key`, should its value not say otherwise.
-    pub fn candidate<'c>(&self, checkpoint: &'c Checkpoint, key: &str) -> Option<&'c Keys> {
+    /// The keys as which this sweep may remove `key`, should the value not say otherwise of each; none if it may not.
+    pub fn candidate<'c>(&self, checkpoint: &'c Checkpoint, key: &str) -> Vec<&'c Keys> {
         let hash = KeyHash::of(key);
         if hash.partition(self.partition.of) != self.partition {
-            return None;
+            return Vec::new();
         }
         let swept: Vec<&Table> = self.tables(checkpoint).collect();
         let unseen = |table: &Table| {
@@ -80,17 +80,15 @@ impl Sweep {
             seen.logged.binary_search(&hash).is_err() && !seen.fresh.contains(&hash)
         };
         // What any table's own template matches is that table's alone: an old template of another one has no say.
-        let mut current = checkpoint.mappings.iter().filter(|(_, mapping)| mapping.keys.template.parse(key).is_some()).peekable();
-        if current.peek().is_some() {
-            let (mut of_swept, mut keys) = (true, None);
-            for (table, mapping) in current {
-                of_swept &= swept.contains(&table) && unseen(table);
-                keys = Some(&mapping.keys);
-            }
-            return keys.filter(|_| of_swept);
+        let current = |table: &&Table| checkpoint.mappings.get(*table).is_some_and(|mapping| mapping.keys.template.parse(key).is_some());
+        let owners: Vec<&Table> = checkpoint.mappings.keys().filter(current).collect();
+        if !owners.iter().all(|table| swept.contains(table) && unseen(table)) {
+            return Vec::new();
         }
-        let old = swept.into_iter().filter(|table| unseen(table)).flat_map(|table| checkpoint.old_keys.get(table).into_iter().flatten());
-        old.into_iter().find(|keys| keys.template.parse(key).is_some())
+        // Under its former mappings the table may have kept other values under the same keys.
+        let tables = if owners.is_empty() { swept.into_iter().filter(|table| unseen(table)).collect() } else { owners };
+        let keys = tables.into_iter().flat_map(|table| all_keys(checkpoint, table));
+        keys.filter(|keys| keys.template.parse(key).is_some()).collect()
     }
 }
 
@@ -109,6 +107,7 @@ mod tests {
     use super::*;
     use crate::change::{Lineage, Position};
     use crate::checkpoint::Resync;
+    use crate::mapping::Proof;
 
     const ALL: Partition = Partition { number: 1, of: 1 };
 
@@ -131,7 +130,7 @@ mod tests {
     }
 
     fn candidate(checkpoint: &Checkpoint, seen: &[&str], key: &str) -> bool {
-        sweep(checkpoint, seen).candidate(checkpoint, key).is_some()
+        !sweep(checkpoint, seen).candidate(checkpoint, key).is_empty()
     }
 
     #[test]
@@ -143,7 +142,7 @@ mod tests {
         assert!(!candidate(&state, &[], "t:1:cart"));
         let mut running = sweep(&state, &[]);
         running.see(&[Seen { table: "t".into(), run: Run("r".into()), hash: KeyHash::of("t:1") }]);
-        assert!(running.candidate(&state, "t:1").is_none());
+        assert!(running.candidate(&state, "t:1").is_empty());
     }
 
     #[test]
@@ -158,6 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn under_a_new_mapping_keys_of_the_old_one_are_known_by_either() {
+        // The application filled t:1 in its own form, as long as it was the application that filled keys.
+        let state = checkpoint(&[("t", "t:{id:integer}")], &[("t", "key-alone t:{id:integer}")], &["t"]);
+        let running = sweep(&state, &["t:2"]);
+        let proofs: Vec<_> = running.candidate(&state, "t:1").iter().map(|keys| keys.proof).collect();
+        assert_eq!(proofs, [Proof::Value, Proof::KeyAlone]);
+        assert!(running.candidate(&state, "t:2").is_empty());
+    }
+
+    #[test]
     fn a_removed_table_goes_whole() {
         let state = checkpoint(&[], &[("t", "t:{id:integer}")], &["t"]);
         assert!(candidate(&state, &[], "t:1"));
@@ -168,7 +177,7 @@ mod tests {
         let mut state = checkpoint(&[("t", "t:{id:integer}")], &[], &["t"]);
         let running = sweep(&state, &[]);
         state.open(&"t".into(), Run("fresh".into()));
-        assert!(running.candidate(&state, "t:1").is_none());
+        assert!(running.candidate(&state, "t:1").is_empty());
         assert_eq!(running.tables(&state).count(), 0);
     }
 

@@ -6,6 +6,7 @@ use super::sweep::Sweep;
 use crate::broker::Broker;
 use crate::cache::{Cache, Link, Put, Stored, Version, Written};
 use crate::change::Table;
+use crate::mapping::Keys;
 use crate::meter::Meter;
 
 impl<B: Broker, C: Cache> Session<'_, B, C> {
@@ -25,16 +26,22 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
         let sweep = self.sweep.as_mut().expect("it has just begun");
         let (cursor, keys) = self.link.scan(sweep.cursor, sweep.prefix()).await?;
         sweep.cursor = cursor;
-        let candidates: Vec<(String, &crate::mapping::Keys)> = keys
-            .into_iter()
-            .filter_map(|key| Some((sweep.candidate(&stored.checkpoint, &key)?, key)))
-            .map(|(keys, key)| (key, keys))
-            .collect();
+        let mut candidates: Vec<(String, Vec<&Keys>)> = Vec::new();
+        for key in keys {
+            let keys = sweep.candidate(&stored.checkpoint, &key);
+            if !keys.is_empty() {
+                candidates.push((key, keys));
+            }
+        }
         let names: Vec<String> = candidates.iter().map(|(key, _)| key.clone()).collect();
         let values = if names.is_empty() { Vec::new() } else { self.link.values(&names).await? };
         assert_eq!(values.len(), names.len(), "the cache answers for every key");
-        let own = candidates.iter().zip(values).filter(|((key, keys), value)| value.as_ref().is_some_and(|value| value.is_own(keys, key)));
-        let mut puts: Vec<(String, Put)> = own.map(|((key, _), _)| (key.clone(), Put::Gone)).collect();
+        let mut puts: Vec<(String, Put)> = Vec::new();
+        for ((key, keys), value) in candidates.into_iter().zip(values) {
+            if value.is_some_and(|value| keys.iter().any(|keys| value.is_own(keys, &key))) {
+                puts.push((key, Put::Gone));
+            }
+        }
         // SCAN may return a key twice.
         puts.sort_by(|left, right| left.0.cmp(&right.0));
         puts.dedup_by(|left, right| left.0 == right.0);

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::descriptor::Keys;
+use super::descriptor::{Keys, Proof};
 
 /// A row's columns in order, each as it stands in the JSON object.
 pub struct Fields<'r>(pub Vec<(Cow<'r, str>, &'r RawValue)>);
@@ -55,19 +55,25 @@ pub fn plain(value: &RawValue) -> Option<Cow<'_, str>> {
 }
 
 impl Keys {
-    /// Whether `key` was written under this template. `column` gives a column's plain text out of the value that stands
-    /// there; it is asked only where the value holds the key's columns.
+    /// Whether `key` is one of this template's. `column` gives a column's plain text out of the value that stands there; it is
+    /// asked only where the value holds the key's columns.
     ///
     /// Where neither the key nor the value can decide, the answer is no: to leave a key is a lesser evil than to remove
     /// somebody else's.
     pub fn own<'v>(&self, key: &str, mut column: impl FnMut(&str) -> Option<Cow<'v, str>>) -> bool {
         let Some(parts) = self.template.parse(key) else { return false };
-        if !self.in_value {
-            return !self.template.ends_openly();
+        match self.proof {
+            Proof::KeyAlone => true,
+            Proof::Key => !self.template.ends_openly(),
+            Proof::Value => self.template.columns().zip(parts).all(|(placeholder, part)| {
+                column(&placeholder.column).is_some_and(|plain| self.template.encode(placeholder.kind, &plain) == part)
+            }),
         }
-        self.template.columns().zip(parts).all(|(placeholder, part)| {
-            column(&placeholder.column).is_some_and(|plain| self.template.encode(placeholder.kind, &plain) == part)
-        })
+    }
+
+    /// Whether a sweep finds every key that was written under this template; else a key that nobody names any more may stay.
+    pub fn can_be_told(&self) -> bool {
+        self.proof != Proof::Key || !self.template.ends_openly()
     }
 }
 
@@ -107,6 +113,15 @@ mod tests {
         assert!(own(&keys("key-apart user:{id:integer}"), "user:7", "hello"));
         assert!(!own(&keys("key-apart m:{mail:text}"), "m:a", r#"{"mail":"a"}"#));
         assert!(own(&keys("key-apart m:{mail:text}:x"), "m:a:x", "{}"));
+    }
+
+    #[test]
+    fn where_the_application_fills_keys_the_key_alone_tells() {
+        let users = keys("key-alone user:{id:integer}");
+        for value in ["hello", r#"{"id":8}"#, ""] {
+            assert!(own(&users, "user:7", value), "{value}");
+        }
+        assert!(!own(&users, "user:7:cart", r#"{"id":7}"#));
     }
 
     #[test]

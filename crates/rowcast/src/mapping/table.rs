@@ -1,6 +1,7 @@
 //! A table as it is mapped: the settings of the configuration, made definite by the schema that the source found.
 
-use super::descriptor::{Descriptor, Keys, Shape};
+use super::descriptor::{Descriptor, Keys, Proof, Shape};
+use super::options::{OnChange, Ttl};
 use super::template::{ColumnType, KeyError, Template, TemplateError};
 use crate::change::{Image, Table};
 
@@ -15,12 +16,26 @@ pub struct TableSettings {
     pub shape: Shape,
     /// The columns that are cached; by default all.
     pub columns: Option<Vec<String>>,
+    /// An SQL expression: rows for which it is false or NULL are absent from the cache.
+    pub filter: Option<String>,
+    /// How long a row stands after it was written last; by default for good.
+    pub ttl: Option<Ttl>,
+    /// What a change does to the key.
+    pub on_change: OnChange,
 }
 
 impl TableSettings {
     /// A table with every setting at its default.
     pub fn new(name: &str) -> TableSettings {
-        TableSettings { name: name.to_owned(), key: None, shape: Shape::Json, columns: None }
+        TableSettings {
+            name: name.to_owned(),
+            key: None,
+            shape: Shape::Json,
+            columns: None,
+            filter: None,
+            ttl: None,
+            on_change: OnChange::Write,
+        }
     }
 }
 
@@ -79,6 +94,21 @@ pub enum MappingError {
         column: String,
         /// The column with the nearest name.
         near: Option<String>,
+    },
+    /// Nothing could tell the table's keys from somebody else's.
+    #[error(
+        "table {table}: with on_change = {word:?} the application fills keys in whatever form it likes, so the key alone must tell whose it is; \
+         {key:?} ends in {{{column}}}, which could be any text; let the key end in a word of its own, for instance {key}:row"
+    )]
+    OpenKey {
+        /// The table.
+        table: String,
+        /// `refresh` or `evict`.
+        word: &'static str,
+        /// The template.
+        key: String,
+        /// Its last column.
+        column: String,
     },
     /// No columns at all.
     #[error("table {table}: `columns` is empty; leave it out to cache every column")]
@@ -146,8 +176,22 @@ impl MappedTable {
             return Err(MappingError::NoColumn { table: table(), column: column.clone(), near });
         }
         let in_value = named.iter().all(|name| columns.iter().any(|column| column == name));
-        let fingerprint = fingerprint(&columns, schema);
-        let descriptor = Descriptor { fingerprint, shape: settings.shape, keys: Keys { template, in_value } };
+        if settings.on_change != OnChange::Write && template.ends_openly() {
+            let column = named.last().map(|name| (*name).to_owned()).unwrap_or_default();
+            return Err(MappingError::OpenKey { table: table(), word: settings.on_change.word(), key: text, column });
+        }
+        let proof = match (settings.on_change, in_value) {
+            (OnChange::Write, true) => Proof::Value,
+            (OnChange::Write, false) => Proof::Key,
+            (OnChange::Refresh | OnChange::Evict, _) => Proof::KeyAlone,
+        };
+        let descriptor = Descriptor {
+            fingerprint: fingerprint(&columns, schema, settings.filter.as_deref()),
+            shape: settings.shape,
+            ttl: settings.ttl,
+            on_change: settings.on_change,
+            keys: Keys { template, proof },
+        };
         Ok(MappedTable { table: Table::from(settings.name.as_str()), columns, descriptor })
     }
 
@@ -156,6 +200,8 @@ impl MappedTable {
         let template = &self.descriptor.keys.template;
         match image {
             Image::Present { json, key } => match template.render(key) {
+                // What is evicted needs no value.
+                Ok(key) if self.descriptor.on_change == OnChange::Evict => Mapped::Remove { key },
                 Ok(key) => Mapped::Put { key, row: json },
                 Err(error) => Mapped::Dead { key: None, reason: error.to_string() },
             },
@@ -180,11 +226,16 @@ fn default_key(table: &str, primary_key: &[String]) -> String {
 }
 
 /// What the rest of the descriptor does not show, as eight hexadecimal digits.
-fn fingerprint(columns: &[String], schema: &TableSchema) -> String {
+fn fingerprint(columns: &[String], schema: &TableSchema, filter: Option<&str>) -> String {
     let mut text = String::new();
     for name in columns {
         let declared = schema.columns.iter().find(|column| column.name == *name).map_or("", |column| &column.declared);
         text.push_str(&format!("{name:?} {declared:?},"));
+    }
+    if let Some(filter) = filter {
+        // The types of its columns decide what it says; which of them it uses only the source could tell.
+        let declared: Vec<&str> = schema.columns.iter().map(|column| column.declared.as_str()).collect();
+        text.push_str(&format!(" where {filter:?} {declared:?}"));
     }
     format!("{:08x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()) >> 32)
 }
@@ -247,7 +298,7 @@ mod tests {
         let mapped = MappedTable::resolve(&TableSettings::new("users"), &users()).unwrap();
         assert_eq!(mapped.columns, ["id", "name", "email"]);
         assert_eq!(mapped.descriptor.keys.to_string(), "users:{id:integer}");
-        assert!(mapped.descriptor.keys.in_value);
+        assert_eq!(mapped.descriptor.keys.proof, Proof::Value);
     }
 
     #[test]
@@ -261,7 +312,7 @@ mod tests {
     #[test]
     fn a_value_without_the_keys_columns_says_so() {
         let mapped = MappedTable::resolve(&settings(Some("u:{email}"), Some(&["id", "name"])), &users()).unwrap();
-        assert!(!mapped.descriptor.keys.in_value);
+        assert_eq!(mapped.descriptor.keys.proof, Proof::Key);
     }
 
     #[test]
@@ -279,13 +330,54 @@ mod tests {
         let mut retyped = users();
         retyped.columns[1].declared = "Y".to_owned();
         let retyped = MappedTable::resolve(&settings(None, None), &retyped).unwrap().descriptor;
-        let hash = TableSettings { shape: Shape::Hash, ..TableSettings::new("users") };
-        let hash = MappedTable::resolve(&hash, &users()).unwrap().descriptor;
-        for (index, left) in [&base, &fewer, &swapped, &retyped, &hash].iter().enumerate() {
-            for right in [&base, &fewer, &swapped, &retyped, &hash].iter().skip(index + 1) {
+        let with = |change: fn(&mut TableSettings)| {
+            let mut settings = TableSettings::new("users");
+            change(&mut settings);
+            MappedTable::resolve(&settings, &users()).unwrap().descriptor
+        };
+        let all = [
+            base,
+            fewer,
+            swapped,
+            retyped,
+            with(|settings| settings.shape = Shape::Hash),
+            with(|settings| settings.filter = Some("id > 1".to_owned())),
+            with(|settings| settings.filter = Some("id > 2".to_owned())),
+            with(|settings| settings.ttl = "1h".parse().ok()),
+            with(|settings| settings.ttl = "2h".parse().ok()),
+            with(|settings| settings.on_change = OnChange::Refresh),
+            with(|settings| settings.on_change = OnChange::Evict),
+        ];
+        for (index, left) in all.iter().enumerate() {
+            for right in &all[index + 1..] {
                 assert_ne!(left, right);
+                assert_ne!(left.to_string(), right.to_string());
             }
+            assert_eq!(&left.to_string().parse::<Descriptor>().unwrap(), left);
         }
+    }
+
+    #[test]
+    fn where_the_application_fills_keys_the_key_must_tell_whose_it_is() {
+        let settings = |key: &str, on_change| TableSettings { on_change, ..settings(Some(key), None) };
+        for on_change in [OnChange::Refresh, OnChange::Evict] {
+            let mapped = MappedTable::resolve(&settings("u:{email}:row", on_change), &users()).unwrap();
+            assert_eq!(mapped.descriptor.keys.proof, Proof::KeyAlone);
+            assert!(MappedTable::resolve(&settings("u:{id}", on_change), &users()).is_ok());
+        }
+        assert_eq!(
+            MappedTable::resolve(&settings("u:{email}", OnChange::Evict), &users()).unwrap_err().to_string(),
+            "table users: with on_change = \"evict\" the application fills keys in whatever form it likes, so the key alone must tell whose it \
+             is; \"u:{email}\" ends in {email}, which could be any text; let the key end in a word of its own, for instance u:{email}:row"
+        );
+    }
+
+    #[test]
+    fn what_is_evicted_travels_without_its_row() {
+        let settings = TableSettings { on_change: OnChange::Evict, ..TableSettings::new("users") };
+        let mapped = MappedTable::resolve(&settings, &users()).unwrap();
+        let present = Image::Present { json: "{}".to_owned(), key: vec![KeyValue::Integer(7)] };
+        assert_eq!(mapped.map(&present), Mapped::Remove { key: "users:7".to_owned() });
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Key templates: how columns become a Redis key, and how a Redis key is taken apart again.
 //!
 //! Rendering is one-to-one: two rows with different template columns never share a key, and a key that was rendered by a
-//! template is taken apart by it without doubt.
+//! template is taken apart by it without doubt. Letters and digits of a text stand as they are; whatever could be mistaken
+//! (`:`, spaces, `%`, characters of the template's literals) is percent-encoded, so `a b:c` becomes `a%20b%3Ac`. A part that is
+//! NULL or empty makes no key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -131,6 +133,37 @@ pub enum KeyError {
     },
 }
 
+/// Whether a character beyond ASCII looks like a space, like nothing, or changes the direction of what follows. Written out: the
+/// standard library's tables change with its version, and the key of a row must not.
+fn is_unseen(c: char) -> bool {
+    matches!(
+        c,
+        '\u{80}'..='\u{a0}'
+            | '\u{ad}'
+            | '\u{61c}'
+            | '\u{1680}'
+            | '\u{180e}'
+            | '\u{2000}'..='\u{200f}'
+            | '\u{2028}'..='\u{202f}'
+            | '\u{205f}'..='\u{206f}'
+            | '\u{3000}'
+            | '\u{feff}'
+            | '\u{fff0}'..='\u{ffff}'
+    )
+}
+
+/// A real number as JSON writes it, so that the value renders back to the key. Infinity must not be a word, which a text could be.
+fn real(number: f64) -> String {
+    if number.is_infinite() {
+        return if number > 0.0 { "9.0e+999" } else { "-9.0e+999" }.to_owned();
+    }
+    let mut text = zmij::Buffer::new().format(number).to_owned();
+    if !text.contains(['.', 'e']) {
+        text.push_str(".0");
+    }
+    text
+}
+
 fn is_literal(c: char) -> bool {
     c.is_ascii_alphanumeric() || ":/._-@+#=,;~".contains(c)
 }
@@ -253,7 +286,7 @@ impl Template {
             (KeyValue::Integer(number), ColumnType::Integer) => write!(key, "{number}").expect("a String takes every write"),
             (KeyValue::Integer(number), ColumnType::Numeric) => self.render_text(key, &number.to_string()),
             // Affinity has made 1 of 1.0 and of '1', so what is still real or text cannot meet a whole number.
-            (KeyValue::Real(number), ColumnType::Numeric) => self.render_text(key, zmij::Buffer::new().format(*number)),
+            (KeyValue::Real(number), ColumnType::Numeric) => self.render_text(key, &real(*number)),
             (KeyValue::Text(text), ColumnType::Text | ColumnType::Numeric) => {
                 if text.is_empty() {
                     return Err(KeyError::Empty(column.column.clone()));
@@ -267,11 +300,11 @@ impl Template {
         Ok(())
     }
 
-    /// Whether a character of a text part stands as it is. Characters of the literals never do, so that a key is taken apart
+    /// Whether a character of a text part stands as it is. Signs of the literals never do, so that a key is taken apart
     /// without doubt.
     fn stands(&self, c: char) -> bool {
         let in_literal = || self.pieces.iter().any(|piece| matches!(piece, Piece::Literal(literal) if literal.contains(c)));
-        c.is_alphanumeric() || ("_.@+-".contains(c) && !in_literal())
+        c.is_ascii_alphanumeric() || (!c.is_ascii() && !is_unseen(c)) || ("_.@+-".contains(c) && !in_literal())
     }
 
     fn render_text(&self, key: &mut String, text: &str) {
@@ -428,6 +461,20 @@ mod tests {
     fn what_could_be_mistaken_is_encoded() {
         assert_eq!(template("u:{name}").render(&[text("a b:c%\u{e9}")]).unwrap(), "u:a%20b%3Ac%25\u{e9}");
         assert_eq!(template("{name}-{other}").render(&[text("a-b"), text("c_d")]).unwrap(), "a%2Db-c_d");
+        assert_eq!(template("u:{name}").render(&[text("\n\u{a0}\u{200b}日本🎵")]).unwrap(), "u:%0A%C2%A0%E2%80%8B日本🎵");
+    }
+
+    #[test]
+    fn a_number_stands_in_a_key_as_it_stands_in_the_value() {
+        for (number, part) in
+            [(1.0, "1.0"), (0.1, "0.1"), (1e300, "1e%2B300"), (f64::INFINITY, "9.0e%2B999"), (f64::NEG_INFINITY, "-9.0e%2B999")]
+        {
+            let template = template("x+{price}");
+            let key = template.render(&[Real(number)]).unwrap();
+            assert_eq!(key, format!("x+{part}"));
+            assert_eq!(template.parse(&key), Some(vec![part]));
+        }
+        assert_ne!(template("x:{price}").render(&[Real(f64::INFINITY)]), template("x:{price}").render(&[text("inf")]));
     }
 
     #[test]

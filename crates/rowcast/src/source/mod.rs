@@ -71,14 +71,14 @@ pub struct ChunkLimits {
 pub struct ReadRow {
     /// The primary key as a JSON object, exactly as [`Change::pk`] writes it.
     pub pk: String,
-    /// The row. `Absent` only where rows are read singly.
+    /// The row. `Absent` only where rows are read singly, or where a row is named that is not to be cached.
     pub image: Image,
 }
 
 /// Existing rows of one table, read by primary key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
-    /// Every row after the bound that was asked for, up to `upto`, in key order.
+    /// Every row after the bound that was asked for, up to `upto`, in key order, less those that the filter leaves out.
     pub rows: Vec<ReadRow>,
     /// Where it ends; what was asked for if there was no row.
     pub upto: Option<Bound>,

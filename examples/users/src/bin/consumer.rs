@@ -38,7 +38,7 @@ fn show(applied: &Applied<'_>) {
     for write in applied.writes {
         let ms = (applied.applied_us - write.committed_us) / 1_000;
         match write.value {
-            Value::Row(row, _) => println!("{}\t{}\tis now {row}\t{ms} ms", write.op, write.key),
+            Value::Row(row, ..) => println!("{}\t{}\tis now {row}\t{ms} ms", write.op, write.key),
             Value::Gone => println!("{}\t{}\tis gone\t{ms} ms", write.op, write.key),
         }
     }

@@ -13,6 +13,7 @@ mod half;
 mod layout;
 mod mapping;
 mod network;
+mod options;
 mod publishers;
 mod schema;
 mod source;

@@ -1,5 +1,6 @@
 //! The SQLite source beside other writers: whatever they do, what the source streams is what the table holds.
 
+mod filters;
 mod history;
 mod pace;
 mod statements;

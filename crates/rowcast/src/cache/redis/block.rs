@@ -5,6 +5,7 @@ use redis::{Cmd, Value};
 use super::super::{Block, Put, Written, names};
 use super::{seen, stored};
 use crate::change::Table;
+use crate::mapping::Terms;
 
 /// What the scripts for one block are called with.
 pub(super) struct BlockArguments<'b> {
@@ -42,7 +43,7 @@ impl<'b> BlockArguments<'b> {
 
     /// The call of `block.lua`.
     pub(super) fn block(&self, script: &str) -> Cmd {
-        let Sorted { strings, hashes, gone } = self.sorted();
+        let Sorted { strings, hashes, gone, groups } = self.sorted();
         let appended = self.appended();
         let appended: Vec<(String, &[u8])> = appended
             .iter()
@@ -56,7 +57,7 @@ impl<'b> BlockArguments<'b> {
 
         let mut command = self.begin(script);
         command.arg(2 * strings.len()).arg(hashes.len() + gone.len()).arg(hashes.len());
-        command.arg(appended.len()).arg(self.block.forget.len()).arg(checkpoint.len());
+        command.arg(groups.len()).arg(appended.len()).arg(self.block.forget.len()).arg(checkpoint.len());
         for (key, value) in strings {
             command.arg(key).arg(value);
         }
@@ -64,9 +65,18 @@ impl<'b> BlockArguments<'b> {
             command.arg(key);
         }
         for (_, fields) in hashes {
-            command.arg(2 * fields.len());
-            for (field, value) in fields {
-                command.arg(field.as_str()).arg(value.as_slice());
+            push_fields(&mut command, fields);
+        }
+        for Group { terms, strings, hashes } in groups {
+            // Redis knows no time to live of nothing.
+            let ttl_ms = terms.ttl.map_or(String::new(), |ttl| ttl.as_millis().max(1).to_string());
+            command.arg(ttl_ms).arg(u8::from(terms.existing)).arg(strings.len()).arg(hashes.len());
+            for (key, value) in strings {
+                command.arg(key).arg(value);
+            }
+            for (key, fields) in hashes {
+                command.arg(key);
+                push_fields(&mut command, fields);
             }
         }
         for (key, bytes) in appended {
@@ -110,8 +120,8 @@ impl<'b> BlockArguments<'b> {
             arguments += 2;
             bytes += key.len();
             match put {
-                Put::Text(text) => bytes += text.len(),
-                Put::Hash(fields) => {
+                Put::Text(text, _) => bytes += text.len(),
+                Put::Hash(fields, _) => {
                     arguments += 2 * fields.len();
                     bytes += 8 + fields.iter().map(|(field, value)| field.len() + value.len()).sum::<usize>();
                 }
@@ -122,19 +132,23 @@ impl<'b> BlockArguments<'b> {
     }
 
     fn sorted(&self) -> Sorted<'b> {
-        let (mut strings, mut hashes, mut gone) = (Vec::with_capacity(self.block.puts.len()), Vec::new(), Vec::new());
+        let mut sorted =
+            Sorted { strings: Vec::with_capacity(self.block.puts.len()), hashes: Vec::new(), gone: Vec::new(), groups: Vec::new() };
         for (key, put) in &self.block.puts {
+            let key = key.as_str();
             match put {
-                Put::Text(text) => strings.push((key.as_str(), text.as_slice())),
+                Put::Text(text, terms) if *terms == Terms::default() => sorted.strings.push((key, text.as_slice())),
+                Put::Text(text, terms) => sorted.group(terms).strings.push((key, text.as_slice())),
                 // A hash without fields is no key at all.
-                Put::Hash(fields) if !fields.is_empty() => hashes.push((key.as_str(), fields.as_slice())),
-                Put::Hash(_) => gone.push(key.as_str()),
+                Put::Hash(fields, _) if fields.is_empty() => sorted.gone.push(key),
+                Put::Hash(fields, terms) if *terms == Terms::default() => sorted.hashes.push((key, fields.as_slice())),
+                Put::Hash(fields, terms) => sorted.group(terms).hashes.push((key, fields.as_slice())),
                 // To remove one of rowcast's own keys is no offence, and nothing happens: no row ever stood there.
                 Put::Gone if names::is_own(key) => {}
-                Put::Gone => gone.push(key.as_str()),
+                Put::Gone => sorted.gone.push(key),
             }
         }
-        Sorted { strings, hashes, gone }
+        sorted
     }
 
     fn appended(&self) -> Vec<(&super::super::SeenAppend, Vec<u8>)> {
@@ -176,6 +190,34 @@ struct Sorted<'b> {
     strings: Vec<(&'b str, &'b [u8])>,
     hashes: Vec<(&'b str, &'b Fields)>,
     gone: Vec<&'b str>,
+    /// What is written on terms of its own; one for each terms, of which there are at most as many as tables.
+    groups: Vec<Group<'b>>,
+}
+
+/// Puts on the same terms.
+struct Group<'b> {
+    terms: Terms,
+    strings: Vec<(&'b str, &'b [u8])>,
+    hashes: Vec<(&'b str, &'b Fields)>,
+}
+
+impl<'b> Sorted<'b> {
+    fn group(&mut self, terms: &Terms) -> &mut Group<'b> {
+        let known = self.groups.iter().position(|group| group.terms == *terms);
+        let place = known.unwrap_or_else(|| {
+            self.groups.push(Group { terms: *terms, strings: Vec::new(), hashes: Vec::new() });
+            self.groups.len() - 1
+        });
+        &mut self.groups[place]
+    }
+}
+
+/// The fields of a hash, counted.
+fn push_fields(command: &mut Cmd, fields: &Fields) {
+    command.arg(2 * fields.len());
+    for (field, value) in fields {
+        command.arg(field.as_str()).arg(value.as_slice());
+    }
 }
 
 /// What a script has answered.

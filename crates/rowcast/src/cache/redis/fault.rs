@@ -29,8 +29,7 @@ impl Fault {
 }
 
 /// Every command that rowcast uses, as an ACL rule.
-const ACL: &str =
-    "~* +auth +select +type +get +set +mset +hget +hset +hgetall +exists +strlen +append +expire +unlink +scan +evalsha +script|load";
+const ACL: &str = "~* +auth +select +type +get +set +mset +hget +hset +hgetall +exists +strlen +append +expire +pexpire +pttl +unlink +scan +evalsha +script|load";
 
 /// Judges the text of an error reply (`OOM command not allowed …`), as `user` got it from the server at `place`.
 pub(super) fn judge(reply: &str, place: &str, user: &str) -> Fault {

@@ -342,8 +342,8 @@ impl Link for RedisLink {
 /// The length of the largest argument that a put becomes.
 fn largest(put: &Put) -> usize {
     match put {
-        Put::Text(text) => text.len(),
-        Put::Hash(fields) => fields.iter().map(|(field, value)| field.len().max(value.len())).max().unwrap_or(0),
+        Put::Text(text, _) => text.len(),
+        Put::Hash(fields, _) => fields.iter().map(|(field, value)| field.len().max(value.len())).max().unwrap_or(0),
         Put::Gone => 0,
     }
 }

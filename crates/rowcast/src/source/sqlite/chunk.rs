@@ -36,17 +36,22 @@ impl Session {
         let mut found = statement.raw_query();
         let mut chunk = Chunk { rows: Vec::new(), upto: after.cloned(), last: true, as_of, read_us };
         let mut end: Option<Vec<Datum>> = None;
-        let mut bytes = 0;
+        let mut filter = reader.filter(&self.connection)?;
+        // Rows that the filter leaves out are read, too.
+        let (mut read, mut bytes) = (0, 0);
         while let Some(row) = found.next()? {
-            if chunk.rows.len() >= limits.rows.max(1) || bytes >= limits.bytes && !chunk.rows.is_empty() {
+            if read >= limits.rows.max(1) || bytes >= limits.bytes && read > 0 {
                 chunk.last = false;
                 break;
             }
+            read += 1;
             let key = reader.key(row)?;
-            let image = reader.image(row)?;
-            let pk = reader.pk(&key);
-            bytes += pk.len() + if let Image::Present { json, .. } = &image { json.len() } else { 0 };
-            chunk.rows.push(ReadRow { pk, image });
+            let image = reader.image(row, &key, filter.as_mut())?;
+            if reader.names_unmatched || !matches!(image, Image::Absent { .. }) {
+                let pk = reader.pk(&key);
+                bytes += pk.len() + if let Image::Present { json, .. } = &image { json.len() } else { 0 };
+                chunk.rows.push(ReadRow { pk, image });
+            }
             end = Some(key);
         }
         if let Some(key) = end {

@@ -8,6 +8,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 
 use super::super::Error;
 use super::error::{Failure, patiently};
+use super::filter;
+use super::rows;
 use super::schema::{self, Table};
 use super::sql::{self, quoted};
 use super::triggers::{self, Logged, Trigger, value_column};
@@ -43,6 +45,8 @@ pub(super) struct Prepared {
     pub(super) mapped: MappedTable,
     /// Columns of the template that are not in the primary key, by their places in the table.
     pub(super) beside_key: Vec<usize>,
+    /// The statement that takes a primary key and says whether the row matches the filter, where there is one.
+    pub(super) filter: Option<String>,
 }
 
 /// Opens the database, which must exist.
@@ -86,7 +90,14 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
         ))
         .into());
     }
-    Ok(Prepared { table, mapped, beside_key })
+    let filter = match &settings.filter {
+        None => None,
+        Some(text) => {
+            let compiled = filter::compile(connection, &table, text, &rows::equal(&table, &table.key));
+            Some(compiled.map_err(|reason| Error::Fatal(format!("table {name}: `where` {reason}")))?)
+        }
+    };
+    Ok(Prepared { table, mapped, beside_key, filter })
 }
 
 /// A changelog row of a table is shipped once, so a table can be mapped only once.

@@ -5,6 +5,7 @@
 
 mod chunk;
 mod error;
+mod filter;
 mod inspect;
 mod install;
 mod rows;
@@ -27,6 +28,7 @@ use super::{Chunk, ChunkLimits, Error, Portion, PositionRecord, Source, Start};
 use crate::change::{Bound, Position};
 use crate::mapping::TableSettings;
 
+pub use filter::expression as filter_expression;
 pub use inspect::{Inspection, TableInspection, Waiting, inspect};
 pub use install::{Report, install, plan, uninstall};
 pub use schema::{Column, Table};

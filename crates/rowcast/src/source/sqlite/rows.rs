@@ -6,6 +6,7 @@ use rusqlite::{CachedStatement, Connection, Row, Rows};
 use serde_json::value::RawValue;
 
 use super::super::Error;
+use super::filter::{Filter, Verdict};
 use super::install::Prepared;
 use super::schema::{Part, PartOf, Table};
 use super::sql::quoted;
@@ -39,6 +40,10 @@ pub(super) struct RowReader {
     template: Vec<(usize, Logged)>,
     by_key: String,
     by_template: Option<ByTemplate>,
+    /// What says whether a row is cached at all, where not all are.
+    filter: Option<String>,
+    /// Whether a chunk names the rows that are not, because no sweep could tell their keys from somebody else's.
+    pub(super) names_unmatched: bool,
     /// What a chunk reads first, and what it reads after a bound.
     pub(super) chunk_first: String,
     pub(super) chunk_after: String,
@@ -94,6 +99,8 @@ impl RowReader {
             template,
             by_key: format!("{from} WHERE {}", equal(table, &table.key)),
             by_template: by_template(table, &columns, &prepared.beside_key, &from),
+            filter: prepared.filter.clone(),
+            names_unmatched: !prepared.mapped.descriptor.keys.can_be_told(),
             chunk_first,
             chunk_after,
         }
@@ -127,8 +134,26 @@ impl RowReader {
         if object.len() != self.key_width { Err(wrong()) } else { Ok(key) }
     }
 
-    /// What the row is.
-    pub(super) fn image(&self, row: &Row<'_>) -> rusqlite::Result<Image> {
+    /// The filter at work, where there is one.
+    pub(super) fn filter<'c>(&self, connection: &'c Connection) -> rusqlite::Result<Option<Filter<'c>>> {
+        self.filter.as_ref().map(|statement| Filter::new(connection, statement)).transpose()
+    }
+
+    /// What the row with this primary key is to the cache.
+    pub(super) fn image(&self, row: &Row<'_>, key: &[Datum], filter: Option<&mut Filter<'_>>) -> rusqlite::Result<Image> {
+        match filter.map_or(Ok(Verdict::Matches), |filter| filter.judge(key))? {
+            Verdict::Matches => self.rendered(row),
+            // What cannot be a key has never been one.
+            Verdict::Differs => {
+                let key = self.template_of(row)?.unwrap_or_else(|| vec![KeyValue::Null; self.template.len()]);
+                Ok(Image::Absent { key })
+            }
+            Verdict::Fails(reason) => Ok(Image::Unreadable { key: self.template_of(row)?, reason }),
+        }
+    }
+
+    /// The template's values of the row; `None` where a text among them is not UTF-8.
+    fn template_of(&self, row: &Row<'_>) -> rusqlite::Result<Option<Vec<KeyValue>>> {
         let mut key = Vec::with_capacity(self.template.len());
         let mut key_is_text = true;
         for (place, _) in &self.template {
@@ -137,16 +162,24 @@ impl RowReader {
                 Err(NotUtf8) => key_is_text = false,
             }
         }
+        Ok(key_is_text.then_some(key))
+    }
+
+    fn rendered(&self, row: &Row<'_>) -> rusqlite::Result<Image> {
+        let key = self.template_of(row)?;
         let mut json = String::with_capacity(self.fields.len() * 24 + 2);
         for (before, place) in &self.fields {
             json.push_str(before);
             if values::push_json(&mut json, row.get_ref(*place)?) == Err(NotUtf8) {
                 let column = before.trim_start_matches(['{', ',']).trim_end_matches(':');
-                return Ok(Image::Unreadable { key: key_is_text.then_some(key), reason: not_utf8(column) });
+                return Ok(Image::Unreadable { key, reason: not_utf8(column) });
             }
         }
         json.push('}');
-        Ok(if key_is_text { Image::Present { json, key } } else { Image::Unreadable { key: None, reason: not_utf8("of the key") } })
+        Ok(match key {
+            Some(key) => Image::Present { json, key },
+            None => Image::Unreadable { key: None, reason: not_utf8("of the key") },
+        })
     }
 
     /// What became of a row whose primary key nobody has any more. Where its old values have to tell which key of the cache it
@@ -180,9 +213,9 @@ impl RowReader {
         Ok(true)
     }
 
-    fn found(&self, row: &Row<'_>) -> rusqlite::Result<Found> {
+    fn found(&self, row: &Row<'_>, filter: Option<&mut Filter<'_>>) -> rusqlite::Result<Found> {
         let key = self.key(row)?;
-        Ok(Found { pk: self.pk(&key), image: self.image(row)?, key })
+        Ok(Found { pk: self.pk(&key), image: self.image(row, &key, filter)?, key })
     }
 }
 
@@ -190,12 +223,13 @@ impl RowReader {
 pub(super) struct Lookup<'c> {
     by_key: CachedStatement<'c>,
     by_template: Option<CachedStatement<'c>>,
+    filter: Option<Filter<'c>>,
 }
 
 impl<'c> Lookup<'c> {
     pub(super) fn new(connection: &'c Connection, reader: &RowReader) -> rusqlite::Result<Lookup<'c>> {
         let by_template = reader.by_template.as_ref().map(|by| connection.prepare_cached(&by.sql)).transpose()?;
-        Ok(Lookup { by_key: connection.prepare_cached(&reader.by_key)?, by_template })
+        Ok(Lookup { by_key: connection.prepare_cached(&reader.by_key)?, by_template, filter: reader.filter(connection)? })
     }
 
     /// The row with this primary key, as the table compares keys: the one found may differ in its bytes.
@@ -204,7 +238,7 @@ impl<'c> Lookup<'c> {
             self.by_key.raw_bind_parameter(place + 1, value)?;
         }
         let mut rows = self.by_key.raw_query();
-        rows.next()?.map(|row| reader.found(row)).transpose()
+        rows.next()?.map(|row| reader.found(row, self.filter.as_mut())).transpose()
     }
 
     /// What has become of old values of the template: the row that has exactly these now, else that nobody has.
@@ -221,7 +255,7 @@ impl<'c> Lookup<'c> {
         let mut rows: Rows<'_> = statement.raw_query();
         while let Some(row) = rows.next()? {
             if reader.has_template_values(row, key, beside)? {
-                return reader.found(row).map(Some);
+                return reader.found(row, self.filter.as_mut()).map(Some);
             }
         }
         Ok(Some(Found { pk: reader.pk(key), key: key.to_vec(), image: reader.absent_with(key, beside) }))
@@ -253,7 +287,7 @@ fn place(table: &Table, name: &str) -> usize {
 }
 
 /// The condition that finds a row by an index.
-fn equal(table: &Table, parts: &[Part]) -> String {
+pub(super) fn equal(table: &Table, parts: &[Part]) -> String {
     let conditions = parts.iter().enumerate().filter_map(|(index, part)| match part.what {
         PartOf::Column(column) => Some(format!("{} COLLATE {} = ?{}", quoted(&table.columns[column].name), part.collation, index + 1)),
         PartOf::Expression(_) => None,

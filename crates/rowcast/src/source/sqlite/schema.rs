@@ -247,7 +247,7 @@ fn expression_trouble(table: &Table, unique: &Unique) -> Option<String> {
             }
             // SQLite has not chosen the number of a new row when the triggers look at it.
             let number = table.key_is_rowid && table.is_key_column(&name);
-            if number || ROWID_NAMES.iter().any(|rowid| name.eq_ignore_ascii_case(rowid)) && !table.has_column(&name) {
+            if number || table.is_hidden_rowid(&name) {
                 return Some(format!(
                     "its unique index {} uses the row's own number {name} in an expression; make it an ordinary index",
                     unique.name
@@ -261,6 +261,11 @@ fn expression_trouble(table: &Table, unique: &Unique) -> Option<String> {
 impl Table {
     fn has_column(&self, name: &str) -> bool {
         self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether the name stands for the row's number, which is no column of this table.
+    pub(super) fn is_hidden_rowid(&self, name: &str) -> bool {
+        ROWID_NAMES.iter().any(|rowid| name.eq_ignore_ascii_case(rowid)) && !self.has_column(name)
     }
 
     fn is_key_column(&self, name: &str) -> bool {

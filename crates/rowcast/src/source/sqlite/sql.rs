@@ -1,4 +1,5 @@
-//! The little of SQL's grammar that is needed to take a CREATE INDEX apart, and the writing of names. Pure.
+//! The little of SQL's grammar that is needed to take a CREATE INDEX apart and to look into an expression, and the writing of names.
+//! Pure.
 
 /// A name or number as it stands in an expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ enum Piece {
 }
 
 /// The text with every comment made a blank, so that it can be pasted anywhere.
-fn without_comments(text: &str) -> String {
+pub(super) fn without_comments(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -95,6 +96,75 @@ pub(super) fn names(text: &str) -> Vec<Token> {
         Piece::Other(_) => None,
     };
     pieces(text).into_iter().filter_map(named).collect()
+}
+
+/// Whether every quotation mark and every comment is closed.
+pub(super) fn is_closed(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let length = if rest.starts_with("--") {
+            rest.find('\n').map_or(rest.len(), |end| end + 1)
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            let Some(end) = comment.find("*/") else { return false };
+            end + 4
+        } else if let Some(length) = quote_end(rest) {
+            // A quotation mark inside is written twice.
+            let closed = if first == '[' { rest[..length].ends_with(']') } else { rest[..length].matches(first).count().is_multiple_of(2) };
+            if !closed {
+                return false;
+            }
+            length
+        } else {
+            first.len_utf8()
+        };
+        rest = &rest[length..];
+    }
+    true
+}
+
+/// The signs of an expression without comments: parentheses, commas and the like, without what is quoted.
+pub(super) fn signs(text: &str) -> impl Iterator<Item = char> {
+    pieces(text).into_iter().filter_map(|(piece, ..)| match piece {
+        Piece::Other(sign) if sign != '\'' => Some(sign),
+        _ => None,
+    })
+}
+
+/// The functions of date and time, and how many arguments each has before it takes the time now instead of a given one.
+const TIME_FUNCTIONS: [(&str, usize); 7] =
+    [("date", 1), ("time", 1), ("datetime", 1), ("julianday", 1), ("unixepoch", 1), ("strftime", 2), ("timediff", 2)];
+
+/// The words by which they take the time now, or the clock of the machine.
+const TIME_WORDS: [&str; 5] = ["now", "subsec", "subsecond", "localtime", "utc"];
+
+/// The function of date and time that an expression without comments asks for what no row says: the time now or the local one.
+pub(super) fn call_of_now(text: &str) -> Option<&'static str> {
+    let pieces = pieces(text);
+    for (index, (piece, ..)) in pieces.iter().enumerate() {
+        let Piece::Name(name, _) = piece else { continue };
+        let Some((function, least)) = TIME_FUNCTIONS.into_iter().find(|(function, _)| name.eq_ignore_ascii_case(function)) else {
+            continue;
+        };
+        let Some((Piece::Other('('), ..)) = pieces.get(index + 1) else { continue };
+        let (mut depth, mut commas, mut any) = (0_usize, 0, false);
+        for (piece, start, end) in &pieces[index + 1..] {
+            match piece {
+                Piece::Other('(') => depth += 1,
+                Piece::Other(')') if depth <= 1 => break,
+                Piece::Other(')') => depth -= 1,
+                Piece::Other(',') if depth == 1 => commas += 1,
+                Piece::Other('\'') if TIME_WORDS.iter().any(|word| text[*start + 1..*end - 1].eq_ignore_ascii_case(word)) => {
+                    return Some(function);
+                }
+                _ => any = true,
+            }
+        }
+        let arguments = if any || commas > 0 { commas + 1 } else { 0 };
+        if arguments < least {
+            return Some(function);
+        }
+    }
+    None
 }
 
 /// Whether a trigger can end its statement by RAISE(IGNORE).
@@ -170,5 +240,43 @@ mod tests {
     fn names_are_found_in_every_kind_of_quotes() {
         let names: Vec<String> = names("a+\"b\"\"c\" || [d e]||`f`||'g'").into_iter().map(|token| token.name).collect();
         assert_eq!(names, ["a", "b\"c", "d e", "f"]);
+    }
+
+    #[test]
+    fn what_is_never_closed_is_found() {
+        for text in ["a = 'it''s'", "\"a\"\"b\"", "[a'b]", "`a`", "a -- 'b", "a /* ' */ b", "x'00'"] {
+            assert!(is_closed(text), "{text}");
+        }
+        for text in ["'", "'a''", "\"a", "[a", "`", "/* a", "a /* * /", "'é"] {
+            assert!(!is_closed(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_time_now_is_found_however_it_is_asked_for() {
+        for text in [
+            "a > date('now')",
+            "a > DATETIME( 'NOW', '-1 day')",
+            "julianday()>a",
+            "unixepoch ( ) > a",
+            "strftime('%s') > a",
+            "datetime(a, 'localtime') > b",
+            "time(coalesce(a, 'now')) > b",
+            "abs(julianday(a) - julianday('subsec')) < 1",
+            "\"date\"() > a",
+        ] {
+            assert!(call_of_now(text).is_some(), "{text}");
+        }
+        for text in [
+            "date(a) > '2020-01-01'",
+            "a = 'now'",
+            "strftime('%Y', a) > 2000",
+            "date > 1",
+            "time = now",
+            "datetime(a, 'start of day') > b",
+            "timediff(a, b) > 0",
+        ] {
+            assert_eq!(call_of_now(text), None, "{text}");
+        }
     }
 }
