@@ -23,6 +23,19 @@ const PARTITIONS: u16 = 4;
 /// The longest name of a pipeline: it becomes part of the names of queues and keys.
 const NAME_BYTES_MAX: usize = 100;
 
+/// Every section, with every key that it may have. `docs/configuration.md` describes each; a test compares.
+pub(super) const KEYS: [(&str, &[&str]); 5] = [
+    ("pipeline", &["name"]),
+    ("source", &["url", "capture"]),
+    ("broker", &["url", "partitions", "queue"]),
+    ("cache", &["url"]),
+    ("table", &["name", "key", "value", "columns", "where", "ttl", "on_change"]),
+];
+
+fn known(section: &str) -> &'static [&'static str] {
+    KEYS.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
+}
+
 /// Reads and checks the whole file.
 pub(super) fn read(text: &str, path: &Path, environment: Environment<'_>) -> Result<Config, Error> {
     let mut document = Document::new(path.display().to_string(), text);
@@ -53,7 +66,7 @@ struct Reader<'d> {
 impl<'d> Reader<'d> {
     fn config(&mut self) -> Option<Config> {
         let root = Section { name: "the file", place: 0..0, table: self.root };
-        self.document.check_keys(&root, &["pipeline", "source", "broker", "cache", "table"]);
+        self.document.check_keys(&root, &KEYS.map(|(section, _)| section));
         let name = self.pipeline();
         // The other sections are checked all the same.
         let pipeline = name.as_deref().unwrap_or("pipeline").to_owned();
@@ -83,7 +96,7 @@ impl<'d> Reader<'d> {
 
     fn pipeline(&mut self) -> Option<String> {
         let section = self.section("pipeline", "[pipeline]", r#"name = "shop""#)?;
-        self.document.check_keys(&section, &["name"]);
+        self.document.check_keys(&section, known("pipeline"));
         let name = self.document.required(&section, "name", r#"name = "shop""#, self.environment)?;
         let possible = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.value.is_empty() || name.value.len() > NAME_BYTES_MAX || !name.value.chars().all(possible) {
@@ -101,7 +114,7 @@ impl<'d> Reader<'d> {
     fn source(&mut self) -> Option<(PathBuf, Capture)> {
         const EXAMPLE: &str = r#"url = "sqlite:shop.db""#;
         let section = self.section("source", "[source]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url", "capture"]);
+        self.document.check_keys(&section, known("source"));
         let capture = self.choice(&section, "capture", &[("triggers", Capture::Triggers), ("hooks", Capture::Hooks)], Capture::Triggers);
         let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
         match sqlite_path(&url.value) {
@@ -116,7 +129,7 @@ impl<'d> Reader<'d> {
     fn broker(&mut self, pipeline: &str) -> Option<(u16, BrokerConfig)> {
         const EXAMPLE: &str = r#"url = "amqp://localhost""#;
         let section = self.section("broker", "[broker]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url", "partitions", "queue"]);
+        self.document.check_keys(&section, known("broker"));
         let queue = self.choice(&section, "queue", &[("quorum", QueueType::Quorum), ("classic", QueueType::Classic)], QueueType::Quorum);
         let partitions = match section.table.contains_key("partitions") {
             true => self.document.number(&section, "partitions", 1..PARTITIONS_MAX + 1).and_then(|number| u16::try_from(number).ok()),
@@ -138,7 +151,7 @@ impl<'d> Reader<'d> {
     fn cache(&mut self, pipeline: &str) -> Option<CacheConfig> {
         const EXAMPLE: &str = r#"url = "redis://localhost""#;
         let section = self.section("cache", "[cache]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url"]);
+        self.document.check_keys(&section, known("cache"));
         let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
         if url.value == "memory:" {
             return Some(CacheConfig::Memory);
@@ -186,7 +199,7 @@ impl<'d> Reader<'d> {
             return None;
         };
         let section = Section { name: "[[table]]", place: element.span(), table };
-        self.document.check_keys(&section, &["name", "key", "value", "columns", "where", "ttl", "on_change"]);
+        self.document.check_keys(&section, known("table"));
         let shape = self.choice(&section, "value", &[("json", Shape::Json), ("hash", Shape::Hash)], Shape::Json);
         let key = self.document.text(&section, "key", self.environment);
         if let Some(key) = &key {
