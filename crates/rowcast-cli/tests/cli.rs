@@ -152,12 +152,18 @@ fn a_database_is_initialised_installed_followed_and_left_without_a_trace() {
     key = "line-items:{order}:{line}" # the Redis key of a row
     # value = "hash"                  # else "json"
     # columns = ["order", "line", "sku"] # else all
+    # where = "deleted_at IS NULL"    # an SQL expression; rows that do not match are absent from the cache
+    # ttl = "1h"                      # how long a row stands after it was written last; else for good
+    # on_change = "evict"             # or "refresh", where the application fills keys itself; else "write"
 
     [[table]]
     name = "users"
     # key = "users:{id}"              # the Redis key of a row
     # value = "hash"                  # else "json"
     # columns = ["id", "name", "email"] # else all
+    # where = "deleted_at IS NULL"    # an SQL expression; rows that do not match are absent from the cache
+    # ttl = "1h"                      # how long a row stands after it was written last; else for good
+    # on_change = "evict"             # or "refresh", where the application fills keys itself; else "write"
 
     # notes cannot be cached: it has no primary key, so its rows cannot be told apart; give it one
     "#);

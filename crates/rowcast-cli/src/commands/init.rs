@@ -137,6 +137,9 @@ fn table_text(table: &Table) -> String {
         line(&format!("{comment}key = {}", quoted(&key)), "the Redis key of a row"),
         line("# value = \"hash\"", "else \"json\""),
         line(&format!("# columns = [{}]", columns.join(", ")), "else all"),
+        line("# where = \"deleted_at IS NULL\"", "an SQL expression; rows that do not match are absent from the cache"),
+        line("# ttl = \"1h\"", "how long a row stands after it was written last; else for good"),
+        line("# on_change = \"evict\"", "or \"refresh\", where the application fills keys itself; else \"write\""),
     ]
     .concat()
 }
