@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+use crate::commands::check::CheckArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::install::InstallArgs;
@@ -49,6 +50,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Write a configuration for a database.
     Init(InitArgs),
+    /// Find out what would stop or harm the pipeline, and what mends it.
+    Check(CheckArgs),
     /// Put changelog and triggers into the database.
     Install(InstallArgs),
     /// Take changelog and triggers out of the database again.

@@ -16,8 +16,8 @@ pub enum Failure {
     Configuration(config::Error),
     /// Database and cache differ; the command has shown how.
     Differences,
-    /// Something is out of reach; the command has shown what.
-    Incomplete,
+    /// The command has shown what is wrong, and exits with this.
+    Told(u8),
     /// It was interrupted before it came to a result.
     Interrupted,
 }
@@ -46,7 +46,7 @@ impl Failure {
                 }
                 ExitCode::from(2)
             }
-            Failure::Incomplete => ExitCode::from(1),
+            Failure::Told(code) => ExitCode::from(code),
             Failure::Differences => ExitCode::from(3),
             Failure::Interrupted => ExitCode::from(INTERRUPTED),
         }

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod failure;
+mod findings;
 mod half;
 mod numbers;
 mod output;

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod check;
 pub mod consume;
 pub mod demo;
 pub mod init;
@@ -21,6 +22,7 @@ pub async fn run(args: LowArgs, screen: &Screen) -> Result<(), Failure> {
     match args.command {
         Command::Demo(demo) => demo::run(demo, screen).await,
         Command::Init(init) => init::run(&init, path),
+        Command::Check(check) => check::run(&check, path).await,
         Command::Install(install) => install::run(&install, &Config::read(path)?),
         Command::Uninstall => uninstall::run(&Config::read(path)?),
         Command::Run => run::run(&Config::read(path)?, screen).await,

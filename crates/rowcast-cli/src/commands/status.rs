@@ -58,7 +58,7 @@ pub async fn run(args: &StatusArgs, config: &Config, path: &Path) -> Result<(), 
         print(&status.text())?;
     }
     let failed = status.source.is_err() || status.broker.is_err() || status.cache.is_err();
-    if failed { Err(Failure::Incomplete) } else { Ok(()) }
+    if failed { Err(Failure::Told(1)) } else { Ok(()) }
 }
 
 async fn checkpoints<C: Cache>(cache: &C, configured: u16) -> Result<CacheState, rowcast::cache::Error> {

@@ -74,7 +74,7 @@ pub(super) fn judge(reply: &str, place: &str, user: &str) -> Fault {
     }
 }
 
-const CLUSTER: &str = " The server is part of a Redis Cluster, where the keys of one block live in many slots and cannot change together; point rowcast at a \
+pub(super) const CLUSTER: &str = " The server is part of a Redis Cluster, where the keys of one block live in many slots and cannot change together; point rowcast at a \
      server that is not in cluster mode";
 
 fn no_permission(reply: &str, place: &str, user: &str) -> String {

@@ -47,6 +47,11 @@ pub struct Waiting {
     pub pipeline: Option<String>,
 }
 
+/// The database that a lineage is of, whatever became of its history.
+pub fn database_of(lineage: &str) -> &str {
+    lineage.rsplit_once(':').map_or(lineage, |(database, _)| database)
+}
+
 /// Looks at a database and changes nothing.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let explain = |failure: Failure| failure.explain(path, "looking at it");
@@ -71,7 +76,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     .map_err(explain)
 }
 
-fn waiting(connection: &Connection) -> Result<Waiting, Failure> {
+pub(super) fn waiting(connection: &Connection) -> Result<Waiting, Failure> {
     check_format(connection)?;
     let forgotten = forgotten(connection)?;
     let (rows, newest) = connection.query_row(
