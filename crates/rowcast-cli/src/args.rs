@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use crate::commands::check::CheckArgs;
+use crate::commands::completions::{CompletionsArgs, ManArgs};
 use crate::commands::demo::DemoArgs;
+use crate::commands::get::GetArgs;
 use crate::commands::init::InitArgs;
 use crate::commands::install::InstallArgs;
+use crate::commands::snapshot::SnapshotArgs;
 use crate::commands::status::StatusArgs;
+use crate::commands::tail::TailArgs;
 
 /// Keeps a Redis cache in step with a SQL database through RabbitMQ: nothing lost, nothing stale.
 #[derive(Debug, Parser)]
@@ -62,6 +66,16 @@ pub enum Command {
     Publish,
     /// Receive changes from the broker and write them to the cache.
     Consume,
+    /// Have tables read again from the database, and follow that.
+    Snapshot(SnapshotArgs),
     /// Show how far the pipeline is, and what waits where.
     Status(StatusArgs),
+    /// Watch the changes go by, without disturbing the consumers.
+    Tail(TailArgs),
+    /// Show one row in the database and in the cache, side by side.
+    Get(GetArgs),
+    /// Print a script that completes commands and options in a shell.
+    Completions(CompletionsArgs),
+    /// Print a manual page.
+    Man(ManArgs),
 }

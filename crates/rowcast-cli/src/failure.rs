@@ -18,8 +18,8 @@ pub enum Failure {
     Differences,
     /// The command has shown what is wrong, and exits with this.
     Told(u8),
-    /// It was interrupted before it came to a result.
-    Interrupted,
+    /// It was interrupted before it came to a result; what that means.
+    Interrupted(String),
 }
 
 /// The exit code of a program that Ctrl-C has ended.
@@ -48,7 +48,10 @@ impl Failure {
             }
             Failure::Told(code) => ExitCode::from(code),
             Failure::Differences => ExitCode::from(3),
-            Failure::Interrupted => ExitCode::from(INTERRUPTED),
+            Failure::Interrupted(text) => {
+                anstream::eprintln!("interrupted: {text}");
+                ExitCode::from(INTERRUPTED)
+            }
         }
     }
 }

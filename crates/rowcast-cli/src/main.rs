@@ -14,6 +14,7 @@ mod pipeline;
 mod screen;
 mod signals;
 mod status_line;
+mod tables;
 
 use std::process::ExitCode;
 

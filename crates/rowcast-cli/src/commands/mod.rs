@@ -1,13 +1,17 @@
 //! One file a command.
 
 pub mod check;
+pub mod completions;
 pub mod consume;
 pub mod demo;
+pub mod get;
 pub mod init;
 pub mod install;
 pub mod publish;
 pub mod run;
+pub mod snapshot;
 pub mod status;
+pub mod tail;
 pub mod uninstall;
 
 use rowcast::config::Config;
@@ -28,6 +32,11 @@ pub async fn run(args: LowArgs, screen: &Screen) -> Result<(), Failure> {
         Command::Run => run::run(&Config::read(path)?, screen).await,
         Command::Publish => publish::run(&Config::read(path)?, path, screen).await,
         Command::Consume => consume::run(&Config::read(path)?, path, screen).await,
+        Command::Snapshot(snapshot) => snapshot::run(&snapshot, &Config::read(path)?, path, screen).await,
         Command::Status(status) => status::run(&status, &Config::read(path)?, path).await,
+        Command::Tail(tail) => tail::run(&tail, &Config::read(path)?, path).await,
+        Command::Get(get) => get::run(&get, &Config::read(path)?, path).await,
+        Command::Completions(completions) => completions::completions(&completions),
+        Command::Man(man) => completions::man(&man),
     }
 }

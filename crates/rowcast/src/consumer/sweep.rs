@@ -122,6 +122,7 @@ mod tests {
                 .iter()
                 .map(|table| (Table::from(*table), Resync { run: Run("r".into()), upto: None, sweeping: true, seen: 0 }))
                 .collect(),
+            completed: Default::default(),
         }
     }
 

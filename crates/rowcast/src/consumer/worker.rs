@@ -18,7 +18,7 @@ use crate::batch::{Batch, DecodeError};
 use crate::broker::{self, Broker, PartitionQueue};
 use crate::cache::{self, Block, Cache, Link, Put, Stored, Version, Written};
 use crate::change::{Lineage, Op, Partition, Position, Table};
-use crate::checkpoint::{Checkpoint, Opened, Write};
+use crate::checkpoint::{Cause, Checkpoint, Opened, Write};
 use crate::dead_letter::DeadLetter;
 use crate::meter::Meter;
 use crate::request::Request;
@@ -570,8 +570,17 @@ fn report_opened(partition: Partition, opened: &[Opened]) {
                 tracing::warn!(%partition, %position, %from, "something before this batch is missing: every table is resynced")
             }
             Opened::Tables(tables) => {
-                let tables: Vec<String> = tables.iter().map(Table::to_string).collect();
-                tracing::info!(%partition, "changed mapping, truncate or request: resync of {}", tables.join(", "));
+                let told = |cause: Cause, why: &str| {
+                    let tables: Vec<String> =
+                        tables.iter().filter(|(_, other)| **other == cause).map(|(table, _)| table.to_string()).collect();
+                    if !tables.is_empty() {
+                        tracing::info!(%partition, "resync of {}: {why}", tables.join(", "));
+                    }
+                };
+                told(Cause::Mapping, "its mapping is new or changed");
+                told(Cause::Unmapped, "it is no longer mapped, and its keys go");
+                told(Cause::Requested, "somebody has requested it");
+                told(Cause::Truncated, "it was truncated");
             }
         }
     }
