@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
-use rowcast::config::{self, Config};
+use rowcast::cache::redis::RedisCache;
+use rowcast::cache::{Cache, Link};
+use rowcast::change::Partition;
+use rowcast::config::{self, CacheConfig, Config};
 use rowcast::finding::{Finding, Grade};
 use rowcast::source::sqlite;
 use serde_json::{Value, json};
@@ -72,6 +75,40 @@ pub fn require_fitting_tables(config: &Config) -> Result<(), Failure> {
     let mut found = sqlite::check(&config.source);
     found.retain(|finding| finding.about.is_some());
     refuse(config, &found)
+}
+
+/// Whether the cache was filled from another database under the same name: then two of them overwrite each other. `None` too where
+/// it cannot be told.
+pub async fn other_database(config: &Config) -> Option<Finding> {
+    let CacheConfig::Redis(settings) = &config.cache else { return None };
+    let own = sqlite::inspect(&config.source.path).ok()?.changelog?.lineage;
+    let mut link = RedisCache::new((**settings).clone()).connect().await.ok()?;
+    let of = link.layout().await.ok()??;
+    for partition in Partition::all(of) {
+        let Some(stored) = link.load(partition).await.ok()? else { continue };
+        let followed = &stored.checkpoint.lineage.0;
+        if sqlite::database_of(followed) != sqlite::database_of(&own) {
+            let message = format!(
+                "the cache follows another database under the name {} ({followed}; this one is {own}): two databases under one name overwrite \
+                 each other's keys, and only one publisher is let in",
+                config.pipeline
+            );
+            let remedy =
+                "give this pipeline a name of its own; if this database has taken the place of the other, the next run reads all of it";
+            return Some(Finding::new(Grade::Harms, message).mend(remedy));
+        }
+    }
+    None
+}
+
+/// Says so in the log, whenever it is found out; nothing waits for it.
+pub fn warn_of_other_database(config: &Config) {
+    let config = config.clone();
+    tokio::spawn(async move {
+        if let Some(finding) = other_database(&config).await {
+            tracing::warn!("{}; {}", finding.message, finding.remedy.unwrap_or_default());
+        }
+    });
 }
 
 fn refuse(config: &Config, found: &[Finding]) -> Result<(), Failure> {

@@ -7,8 +7,6 @@ use anstyle::Style;
 use clap::Args;
 use rowcast::broker::rabbitmq::RabbitBroker;
 use rowcast::cache::redis::RedisCache;
-use rowcast::cache::{Cache, Link};
-use rowcast::change::Partition;
 use rowcast::config::{self, BrokerConfig, CacheConfig, Config};
 use rowcast::finding::{Finding, Grade};
 use rowcast::source::sqlite;
@@ -78,7 +76,7 @@ async fn look(args: &CheckArgs, config: &Config) -> [Part; 3] {
                 let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
                 let mut found = cache.check(config.partitions, &prefixes, args.may_evict).await;
                 if found.iter().all(|finding| finding.grade != Grade::Stops) {
-                    found.extend(other_database(config, &cache).await);
+                    found.extend(findings::other_database(config).await);
                 }
                 found
             }
@@ -110,31 +108,6 @@ fn cache_place(config: &Config) -> String {
 fn prefixes(config: &Config) -> BTreeSet<String> {
     let prefix = |key: &str| key.split('{').next().unwrap_or_default().to_owned();
     config.source.tables.iter().map(|table| table.key.as_deref().map_or_else(|| format!("{}:", table.name), prefix)).collect()
-}
-
-/// Whether the cache was filled from another database under the same name: then two of them overwrite each other.
-async fn other_database(config: &Config, cache: &RedisCache) -> Option<Finding> {
-    let own = sqlite::inspect(&config.source.path).ok()?.changelog?.lineage;
-    let mut link = cache.connect().await.ok()?;
-    let of = link.layout().await.ok()??;
-    for partition in Partition::all(of) {
-        let Some(stored) = link.load(partition).await.ok()? else { continue };
-        let followed = &stored.checkpoint.lineage.0;
-        if sqlite::database_of(followed) != sqlite::database_of(&own) {
-            return Some(
-                Finding::new(
-                    Grade::Harms,
-                    format!(
-                        "the cache follows another database under the name {} ({followed}; this one is {own}): two databases under one name \
-                         overwrite each other's keys, and only one publisher is let in",
-                        config.pipeline
-                    ),
-                )
-                .mend("give this pipeline a name of its own; if this database has taken the place of the other, the next run reads all of it"),
-            );
-        }
-    }
-    None
 }
 
 fn as_text(config: &Config, path: &Path, parts: &[Part]) -> String {

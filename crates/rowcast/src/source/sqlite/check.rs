@@ -54,6 +54,20 @@ pub fn check(settings: &SqliteSettings) -> Vec<Finding> {
     found
 }
 
+/// What keeps the tables from being followed as they are configured. Reads only, and little, so that it may be asked often.
+pub fn misfits(settings: &SqliteSettings) -> Vec<Finding> {
+    if !settings.path.exists() {
+        return vec![missing(&settings.path)];
+    }
+    let looked = install::open(&settings.path)
+        .map_err(Failure::from)
+        .and_then(|mut connection| patiently(PATIENCE, || look(&connection.transaction()?, settings, Access::Read)));
+    let mut found = looked
+        .unwrap_or_else(|failure| vec![Finding::of_sentence(Grade::Stops, &failure.explain(&settings.path, "looking at it").to_string())]);
+    found.retain(|finding| finding.grade == Grade::Stops);
+    found
+}
+
 fn look_as_writer(connection: &mut Connection, settings: &SqliteSettings) -> Result<Vec<Finding>, Failure> {
     patiently(PATIENCE, || {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -149,6 +163,9 @@ impl Looking<'_> {
             self.found.extend(followed(name, registered.map(|(_, capture)| capture), self, overtaken, changed));
         }
         self.found.extend(open_end(&prepared.mapped).map(|finding| finding.about(index, Setting::Key)));
+        if self.access == Access::Read {
+            return Ok(prepared.mapped);
+        }
         self.found.extend(keyless_rows(self.transaction, &prepared.mapped)?.map(|finding| finding.about(index, Setting::Key)));
         Ok(prepared.mapped)
     }

@@ -15,6 +15,8 @@ use super::schema::{self, Table};
 pub struct Inspection {
     /// Its tables, by name.
     pub tables: Vec<TableInspection>,
+    /// Its views, by name; none of them can be followed.
+    pub views: Vec<String>,
     /// The changelog, if there is one.
     pub changelog: Option<Waiting>,
     /// Its journal mode (`wal`, `delete`, …).
@@ -71,7 +73,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         }
         let changelog = if there { Some(waiting(&transaction)?) } else { None };
         let journal_mode = transaction.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-        Ok(Inspection { tables, changelog, journal_mode })
+        Ok(Inspection { tables, views: schema::views(&transaction)?, changelog, journal_mode })
     })
     .map_err(explain)
 }

@@ -29,7 +29,7 @@ use super::{Chunk, ChunkLimits, Error, Portion, PositionRecord, Source, Start};
 use crate::change::{Bound, Position};
 use crate::mapping::TableSettings;
 
-pub use check::check;
+pub use check::{check, misfits};
 pub use inspect::{Inspection, TableInspection, Waiting, database_of, inspect};
 pub use install::{Report, install, plan, uninstall};
 pub use schema::{Column, Table};
