@@ -79,3 +79,45 @@ pub enum Command {
     /// Print a manual page.
     Man(ManArgs),
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// The part of the page that is about one command.
+    fn section<'p>(page: &'p str, title: &str) -> &'p str {
+        let (_, rest) = page.split_once(&format!("\n## {title}\n")).unwrap_or_else(|| panic!("docs/commands.md has no section {title}"));
+        rest.split("\n## ").next().unwrap()
+    }
+
+    #[test]
+    fn every_command_and_option_is_documented() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/commands.md")).unwrap();
+        let rowcast = LowArgs::command();
+        let documented = |section: &str, command: &clap::Command, title: &str| {
+            for argument in command.get_arguments().filter(|argument| !["help", "version"].contains(&argument.get_id().as_str())) {
+                let name = match argument.get_long() {
+                    Some(long) => format!("--{long}"),
+                    None => argument.get_value_names().unwrap_or_default().first().unwrap().to_string(),
+                };
+                assert!(section.contains(&name), "{title} does not speak of {name}");
+            }
+        };
+        documented(section(&page, "Everywhere"), &rowcast, "Everywhere");
+        let commands: Vec<&clap::Command> = rowcast.get_subcommands().filter(|command| command.get_name() != "help").collect();
+        for command in &commands {
+            documented(section(&page, command.get_name()), command, command.get_name());
+        }
+        let titles = page.lines().filter_map(|line| line.strip_prefix("## ")).filter(|title| *title != "Everywhere");
+        for title in titles {
+            assert!(commands.iter().any(|command| command.get_name() == title), "there is no command {title}");
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        LowArgs::command().debug_assert();
+    }
+}

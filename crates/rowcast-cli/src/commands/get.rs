@@ -11,7 +11,7 @@ use rowcast::change::{KeyHash, Partition};
 use rowcast::checkpoint::Checkpoint;
 use rowcast::config::Config;
 use rowcast::mapping::Mapped;
-use rowcast::source::sqlite::{self, SingleRow};
+use rowcast::source::sqlite::{self, SingleRow, SingleRowError};
 use rowcast::verify::{self, Class};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -114,7 +114,10 @@ async fn settled<C: Cache>(args: &GetArgs, config: &Config, table: usize, cache:
     let begun = Instant::now();
     let mut seen_before = None;
     loop {
-        let row = sqlite::single_row(&config.source, table, &args.key).map_err(anyhow::Error::from)?;
+        let row = sqlite::single_row(&config.source, table, &args.key).map_err(|error| match error {
+            SingleRowError::Key(text) => Failure::Wrong(text),
+            SingleRowError::Source(error) => Failure::Failed(error.into()),
+        })?;
         let pair = read(config, row, &mut link).await.map_err(anyhow::Error::from)?;
         let verdict = pair.verdict();
         // The value was read after the row, so a difference counts only if it survives a second look.
@@ -201,7 +204,7 @@ impl Pair {
                 (None, Some(_)) => "unknown: the cache does not follow this history of the database yet".to_owned(),
             },
         );
-        line("agree", verdict_text(verdict));
+        line("agree", verdict_text(table, verdict));
         text
     }
 
@@ -235,10 +238,10 @@ impl Pair {
     }
 }
 
-fn verdict_text(verdict: Verdict) -> String {
+fn verdict_text(table: &str, verdict: Verdict) -> String {
     match verdict {
         Verdict::Agree => "yes".to_owned(),
-        Verdict::Differ(class) => format!("no: {}; `rowcast snapshot --table …` reads the table again", class.name()),
+        Verdict::Differ(class) => format!("no: {}; `rowcast snapshot --table {table}` reads the table again", class.name()),
         Verdict::Behind => "not yet: the cache has not come so far; `rowcast status` shows what waits where".to_owned(),
         Verdict::Resync => "not yet: a resync of the table is open".to_owned(),
         Verdict::NoKey => "no key".to_owned(),

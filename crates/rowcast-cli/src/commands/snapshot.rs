@@ -77,10 +77,11 @@ pub async fn run(args: &SnapshotArgs, config: &Config, path: &Path, screen: &Scr
     drop(bar);
     followed?;
     let took = begun.elapsed();
-    let keys = progress.keys();
-    eprintln!("{} of {} written again in {}", count(keys, "key", "keys"), names.join(", "), span(took));
+    let rows = rows.map(|rows| rows.iter().sum::<u64>());
+    let read = rows.map_or("all".to_owned(), |rows| count(rows, "row", "rows"));
+    eprintln!("{read} of {} read again in {}", names.join(", "), span(took));
     if args.json {
-        let summary = json!({ "tables": names, "rows": rows.map(|rows| rows.iter().sum::<u64>()), "keys": keys, "seconds": round(took) });
+        let summary = json!({ "tables": names, "rows": rows, "seconds": round(took) });
         print(&format!("{summary}\n"))?;
     }
     Ok(())

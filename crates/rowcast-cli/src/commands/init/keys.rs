@@ -55,7 +55,7 @@ fn reasons(table: &Table, text: &str, default: bool) -> Vec<String> {
     } else if Template::configured(&template(&table.name, table), |_| Some(ColumnType::Integer)).is_ok() {
         format!("The key is made of the primary key, {key}. It begins otherwise than the table, so that no other table's key can meet it.")
     } else {
-        format!("The key is made of the primary key, {key}. The table's name holds what the beginning of a key cannot.")
+        format!("The key is made of the primary key, {key}. A key cannot begin with the table's name.")
     });
     reasons.extend(encoding(&schema));
     for set in schema.unique.iter().filter(|set| **set != schema.primary_key) {

@@ -10,7 +10,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ExchangeKind};
 use ulid::Ulid;
 
-use super::errors::failed;
+use super::errors::{REMEDIES, failed};
 use super::greeting::greeting;
 use super::publishing::{judge, publish_confirmed};
 use super::topology::{Declaring, Purpose, look, short};
@@ -30,7 +30,7 @@ impl RabbitBroker {
     pub async fn check(&self) -> Vec<Finding> {
         let mut found = Vec::new();
         if let Err(error) = self.check_into(&mut found).await {
-            found.push(Finding::new(Grade::Stops, error.to_string()));
+            found.push(finding(error));
         }
         found
     }
@@ -53,12 +53,14 @@ impl RabbitBroker {
                 true
             }
         };
+        let mut different_queues = Vec::new();
         for (name, purpose) in self.queues() {
             match link::answer(connection, "looking at the queues", self.check_queue(connection, &name, purpose)).await {
                 Ok(()) => {}
-                Err(error) => found.push(different(error)?),
+                Err(error) => different_queues.push((name, different(error)?)),
             }
         }
+        found.extend(one_for_all(different_queues));
         found.extend(link::answer(connection, "looking for a publisher", self.check_publisher(connection)).await?);
         found.extend(self.check_permissions(connection, exchange).await?);
         Ok(())
@@ -167,12 +169,42 @@ fn judge_version(product: &str, version: &str) -> Option<Finding> {
     Some(Finding::new(Grade::Stops, message).mend("upgrade RabbitMQ"))
 }
 
-/// Something that exists was made otherwise: a finding. All else is an error.
+/// An error with what mends it apart.
+fn finding(error: Error) -> Finding {
+    let text = error.to_string();
+    if let Some((message, remedy)) = REMEDIES.iter().find_map(|remedy| Some((text.strip_suffix(remedy)?, remedy))) {
+        return Finding::new(Grade::Stops, message.trim_end_matches([' ', '.'])).mend(*remedy);
+    }
+    match error {
+        Error::Lost(_) if text.starts_with("connecting") => {
+            Finding::new(Grade::Stops, text).mend("start the broker, or correct the `url` in [broker]")
+        }
+        _ => Finding::of_sentence(Grade::Stops, &text),
+    }
+}
+
+/// Something that exists was made otherwise, or may not be touched: a finding. All else is an error.
 fn different(error: Error) -> Result<Finding, Error> {
     match error {
-        Error::Fatal(text) => Ok(Finding::new(Grade::Stops, text)),
+        Error::Fatal(_) => Ok(finding(error)),
         other => Err(other),
     }
+}
+
+/// The first of several that are alike, with the names of the others.
+fn one_for_all(found: Vec<(String, Finding)>) -> Vec<Finding> {
+    let mut kept: Vec<(Finding, Vec<String>)> = Vec::new();
+    for (name, finding) in found {
+        match kept.iter_mut().find(|(other, _)| other.remedy == finding.remedy) {
+            Some((_, names)) => names.push(name),
+            None => kept.push((finding, Vec::new())),
+        }
+    }
+    let named = |(finding, names): (Finding, Vec<String>)| match names.is_empty() {
+        true => finding,
+        false => Finding { message: format!("{} (and the same of {})", finding.message, names.join(", ")), ..finding },
+    };
+    kept.into_iter().map(named).collect()
 }
 
 fn alarm(connection: &Connection, address: &str) -> Finding {

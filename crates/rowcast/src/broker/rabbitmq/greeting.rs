@@ -12,7 +12,7 @@ use super::settings::RabbitSettings;
 use crate::broker::Error;
 
 /// How long the server may take to say it.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The first words of every AMQP 0-9-1 connection.
 const PROTOCOL: &[u8; 8] = b"AMQP\0\0\x09\x01";

@@ -8,7 +8,7 @@ use redis::cmd;
 
 use super::super::{Cache, Error, Link, names};
 use super::RedisCache;
-use super::fault::{CLUSTER, Fault};
+use super::fault::{CLUSTER, Fault, NEEDS};
 use super::link::RedisLink;
 use super::script::Script;
 use crate::change::Partition;
@@ -36,9 +36,9 @@ impl RedisCache {
             Ok::<(), Error>(())
         };
         if let Err(error) = looked.await {
-            found.push(Finding::new(Grade::Stops, error.to_string()));
+            found.push(finding(&error));
         }
-        // A replica or a cluster refuses a write in words of its own, which say the same.
+        // A replica or a cluster refuses a write in words of its own, which say the same less well.
         let told = found.iter().any(|finding| finding.grade == Grade::Stops && finding.remedy.is_some());
         if told {
             found.retain(|finding| finding.grade != Grade::Stops || finding.remedy.is_some());
@@ -104,6 +104,18 @@ impl RedisLink {
             }),
         }
     }
+}
+
+/// An error with what mends it apart, where that is one thing.
+fn finding(error: &Error) -> Finding {
+    let text = error.to_string();
+    if let Some((message, command)) = text.split_once(NEEDS) {
+        return Finding::new(Grade::Stops, message.trim_end()).mend(format!("send `{command}`"));
+    }
+    if text.contains("cannot connect") && matches!(error, Error::Lost(_)) {
+        return Finding::new(Grade::Stops, text).mend("start the server, or correct the `url` in [cache]");
+    }
+    Finding::new(Grade::Stops, text)
 }
 
 /// The answer to INFO.

@@ -33,7 +33,7 @@ pub use check::{check, misfits};
 pub use inspect::{Inspection, TableInspection, Waiting, database_of, inspect};
 pub use install::{Report, install, plan, uninstall};
 pub use schema::{Column, Table};
-pub use single::{SingleRow, count_rows, single_row};
+pub use single::{SingleRow, SingleRowError, count_rows, single_row};
 
 use worker::Command;
 

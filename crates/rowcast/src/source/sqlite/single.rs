@@ -19,6 +19,17 @@ use crate::mapping::{ColumnType, MappedTable};
 /// How long a lock of somebody else is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Why a row cannot be looked for.
+#[derive(Debug, thiserror::Error)]
+pub enum SingleRowError {
+    /// What was typed is no primary key of the table; the text says what one looks like.
+    #[error("{0}")]
+    Key(String),
+    /// The database does not answer.
+    #[error("{0}")]
+    Source(#[from] Error),
+}
+
 /// A row, or that there is none, and the moment of the reading.
 #[derive(Clone, Debug)]
 pub struct SingleRow {
@@ -34,13 +45,16 @@ pub struct SingleRow {
 
 /// Finds the row of the table at `table` in the settings by its primary key: a value each column, as it would be typed, or
 /// `column=value`.
-pub fn single_row(settings: &SqliteSettings, table: usize, key: &[String]) -> Result<SingleRow, Error> {
+pub fn single_row(settings: &SqliteSettings, table: usize, key: &[String]) -> Result<SingleRow, SingleRowError> {
     let explain = |failure: Failure| failure.explain(&settings.path, "looking for the row");
     let mut connection = install::open_existing(&settings.path).map_err(explain)?;
-    patiently(PATIENCE, || {
+    let looked = patiently(PATIENCE, || {
         let transaction = connection.transaction()?;
         let prepared = install::prepare(&transaction, &settings.tables[table], settings.capture)?;
-        let key = typed_key(&prepared.table, key)?;
+        let key = match typed_key(&prepared.table, key) {
+            Ok(key) => key,
+            Err(wrong) => return Ok(Err(SingleRowError::Key(wrong))),
+        };
         let reader = RowReader::new(&prepared);
         let found = find(&transaction, &prepared, &reader, &key)?;
         let (pk, image) = match found {
@@ -51,9 +65,9 @@ pub fn single_row(settings: &SqliteSettings, table: usize, key: &[String]) -> Re
             true => Some((install::lineage(&transaction)?, u64::try_from(stream::newest_id(&transaction)?).unwrap_or(0))),
             false => None,
         };
-        Ok(SingleRow { mapped: prepared.mapped, pk, image, as_of })
-    })
-    .map_err(explain)
+        Ok(Ok(SingleRow { mapped: prepared.mapped, pk, image, as_of }))
+    });
+    looked.map_err(explain)?
 }
 
 /// How many rows the tables have, in the order of their names here.
@@ -95,15 +109,14 @@ fn key_kinds(table: &Table) -> Vec<ColumnType> {
 }
 
 /// The primary key out of what was typed.
-fn typed_key(table: &Table, typed: &[String]) -> Result<Vec<Datum>, Failure> {
+fn typed_key(table: &Table, typed: &[String]) -> Result<Vec<Datum>, String> {
     let columns = table.primary_key();
-    let wrong = |what: String| {
-        Failure::from(Error::Fatal(format!(
-            "{what}; the primary key of {} is ({}), so write {}",
-            table.name,
-            columns.join(", "),
-            example(&columns)
-        )))
+    let wrong = |what: String| match columns.as_slice() {
+        [column] => format!("{what}; a row of {} is found by one value, that of {column}", table.name),
+        columns => {
+            let values: Vec<String> = columns.iter().map(|column| format!("{column}=VALUE")).collect();
+            format!("{what}; a row of {} is found by {}", table.name, values.join(" "))
+        }
     };
     let mut values: Vec<Option<&str>> = vec![None; columns.len()];
     for (place, text) in typed.iter().enumerate() {
@@ -122,11 +135,6 @@ fn typed_key(table: &Table, typed: &[String]) -> Result<Vec<Datum>, Failure> {
         key.push(datum(value, kind).ok_or_else(|| wrong(format!("{column} holds whole numbers, and {value:?} is none")))?);
     }
     Ok(key)
-}
-
-fn example(columns: &[&str]) -> String {
-    let named = |column: &&str| if columns.len() == 1 { "VALUE".to_owned() } else { format!("{column}=VALUE") };
-    columns.iter().map(named).collect::<Vec<_>>().join(" ")
 }
 
 /// `None` where the column cannot hold what was typed.
@@ -201,10 +209,10 @@ mod tests {
     #[test]
     fn what_is_no_key_is_refused_with_the_form_of_one() {
         let (_folder, settings) = database("CREATE TABLE t(id INTEGER PRIMARY KEY)");
-        insta::assert_snapshot!(look(&settings, &["seven"]).unwrap_err(), @r#"id holds whole numbers, and "seven" is none; the primary key of t is (id), so write VALUE"#);
-        insta::assert_snapshot!(look(&settings, &["1", "2"]).unwrap_err(), @"2 values are given; the primary key of t is (id), so write VALUE");
+        insta::assert_snapshot!(look(&settings, &["seven"]).unwrap_err(), @r#"id holds whole numbers, and "seven" is none; a row of t is found by one value, that of id"#);
+        insta::assert_snapshot!(look(&settings, &["1", "2"]).unwrap_err(), @"2 values are given; a row of t is found by one value, that of id");
         let (_folder, settings) = database("CREATE TABLE t(a INT, b INT, PRIMARY KEY(a, b)) WITHOUT ROWID");
-        insta::assert_snapshot!(look(&settings, &["1"]).unwrap_err(), @"b is not given; the primary key of t is (a, b), so write a=VALUE b=VALUE");
-        insta::assert_snapshot!(look(&settings, &["1", "a=2"]).unwrap_err(), @"a is given twice; the primary key of t is (a, b), so write a=VALUE b=VALUE");
+        insta::assert_snapshot!(look(&settings, &["1"]).unwrap_err(), @"b is not given; a row of t is found by a=VALUE b=VALUE");
+        insta::assert_snapshot!(look(&settings, &["1", "a=2"]).unwrap_err(), @"a is given twice; a row of t is found by a=VALUE b=VALUE");
     }
 }
