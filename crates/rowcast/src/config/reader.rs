@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Section, hint};
-use super::finding::Error;
+use super::finding::{Error, TablePlaces};
 use super::text::{Environment, Text};
 use super::{BrokerConfig, CacheConfig, Config};
 use crate::broker::rabbitmq::{QueueType, RabbitSettings};
@@ -73,11 +73,11 @@ impl<'d> Reader<'d> {
         let source = self.source();
         let broker = self.broker(&pipeline);
         let cache = self.cache(&pipeline);
-        let tables = self.tables();
+        let (tables, places) = self.tables().into_iter().unzip();
         let (partitions, broker) = broker?;
         let (path, capture) = source?;
         let source = SqliteSettings { tables, capture, ..SqliteSettings::new(path, &name?) };
-        Some(Config { pipeline, partitions, source, broker, cache: cache? })
+        Some(Config { pipeline, partitions, source, places, broker, cache: cache? })
     }
 
     fn section(&mut self, key: &str, name: &'static str, example: &str) -> Option<Section<'d>> {
@@ -165,7 +165,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    fn tables(&mut self) -> Vec<TableSettings> {
+    fn tables(&mut self) -> Vec<(TableSettings, TablePlaces)> {
         let Some(value) = self.root.get("table") else {
             self.document.missing("no table is named; write for instance\n\n[[table]]\nname = \"users\"".to_owned());
             return Vec::new();
@@ -181,13 +181,14 @@ impl<'d> Reader<'d> {
                 return Vec::new();
             }
         };
-        let mut tables: Vec<TableSettings> = Vec::new();
+        let mut tables: Vec<(TableSettings, TablePlaces)> = Vec::new();
         for element in elements.iter() {
             if let Some((name, table)) = self.table(element) {
-                if tables.iter().any(|other| other.name.eq_ignore_ascii_case(&table.name)) {
+                if tables.iter().any(|(other, _)| other.name.eq_ignore_ascii_case(&table.name)) {
                     self.document.wrong(name.span.clone(), format!("the table {} is already there; name each table once", name.shown()));
                 }
-                tables.push(table);
+                let places = self.places(&name, element);
+                tables.push((table, places));
             }
         }
         tables
@@ -250,6 +251,11 @@ impl<'d> Reader<'d> {
                 None
             }
         }
+    }
+
+    fn places(&self, name: &Text, element: &Spanned<DeValue<'_>>) -> TablePlaces {
+        let setting = |key| element.get_ref().as_table()?.get(key).map(|value| self.document.place(&value.span()));
+        TablePlaces { name: self.document.place(&name.span), key: setting("key"), columns: setting("columns") }
     }
 
     fn columns(&mut self, section: &Section<'d>) -> Option<Vec<String>> {

@@ -4,6 +4,7 @@ use super::descriptor::{Descriptor, Keys, Proof, Shape};
 use super::options::{OnChange, Ttl};
 use super::template::{ColumnType, KeyError, Template, TemplateError};
 use crate::change::{Image, Table};
+use crate::finding::Setting;
 
 /// What the configuration says of a table. Everything but the name has a default.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +119,16 @@ pub enum MappingError {
     },
 }
 
+impl MappingError {
+    /// Which setting does not fit.
+    pub fn setting(&self) -> Setting {
+        match self {
+            MappingError::Template { .. } | MappingError::NotUnique { .. } | MappingError::OpenKey { .. } => Setting::Key,
+            MappingError::NoColumn { .. } | MappingError::NoColumns { .. } => Setting::Columns,
+        }
+    }
+}
+
 /// A table as it is mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedTable {
@@ -161,7 +172,16 @@ impl MappedTable {
         let table = || settings.name.clone();
         let kind = |name: &str| schema.columns.iter().find(|column| column.name == name).map(|column| column.kind);
         let text = settings.key.clone().unwrap_or_else(|| default_key(&settings.name, &schema.primary_key));
-        let template = Template::configured(&text, kind).map_err(|error| MappingError::Template { table: table(), error })?;
+        let near = |word: &str| nearest(word, schema.columns.iter().map(|column| column.name.as_str())).map(str::to_owned);
+        let template = Template::configured(&text, kind).map_err(|error| {
+            let error = match error {
+                TemplateError::UnknownColumn { text, column, near: _ } => {
+                    TemplateError::UnknownColumn { near: near(&column), text, column }
+                }
+                error => error,
+            };
+            MappingError::Template { table: table(), error }
+        })?;
         let named: Vec<&str> = template.columns().map(|column| column.column.as_str()).collect();
         if !schema.unique.iter().any(|set| set.iter().all(|column| named.contains(&column.as_str()))) {
             return Err(MappingError::NotUnique { table: table(), key: text, columns: named.join(", ") });
@@ -172,8 +192,7 @@ impl MappedTable {
             Some(columns) => columns.clone(),
         };
         if let Some(column) = columns.iter().find(|column| kind(column).is_none()) {
-            let near = nearest(column, schema.columns.iter().map(|column| column.name.as_str())).map(str::to_owned);
-            return Err(MappingError::NoColumn { table: table(), column: column.clone(), near });
+            return Err(MappingError::NoColumn { table: table(), column: column.clone(), near: near(column) });
         }
         let in_value = named.iter().all(|name| columns.iter().any(|column| column == name));
         if settings.on_change != OnChange::Write && template.ends_openly() {

@@ -100,12 +100,14 @@ pub enum TemplateError {
     #[error("the key {0:?} begins with rowcast:, where rowcast keeps its own keys; choose another prefix")]
     Reserved(String),
     /// The column is not there.
-    #[error("the key {text:?} names the column {column}, which does not exist")]
+    #[error("the key {text:?} names the column {column}, which does not exist{near}", near = near.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
     UnknownColumn {
         /// The template.
         text: String,
         /// The column.
         column: String,
+        /// The column with the nearest name.
+        near: Option<String>,
     },
     /// A type name that this version does not know.
     #[error("{0:?} is not a column type that this version of rowcast knows")]
@@ -173,7 +175,8 @@ impl Template {
     /// table has no such column.
     pub fn configured(text: &str, mut kind: impl FnMut(&str) -> Option<ColumnType>) -> Result<Template, TemplateError> {
         Template::read(text, |inner| {
-            let kind = kind(inner).ok_or_else(|| TemplateError::UnknownColumn { text: text.to_owned(), column: inner.to_owned() })?;
+            let kind =
+                kind(inner).ok_or_else(|| TemplateError::UnknownColumn { text: text.to_owned(), column: inner.to_owned(), near: None })?;
             Ok(Placeholder { column: inner.to_owned(), kind })
         })
     }

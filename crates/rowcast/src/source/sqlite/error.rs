@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::ErrorCode;
 
 use super::super::Error;
+use crate::finding::Setting;
 
 /// Something went wrong inside the source, before it is known what that means.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(super) enum Failure {
     Sqlite(rusqlite::Error),
     /// It is known what it means.
     Known(Error),
+    /// A setting of a table does not fit the database.
+    Misfit(Setting, String),
 }
 
 impl From<rusqlite::Error> for Failure {
@@ -43,6 +46,7 @@ impl Failure {
         let lock = self.is_lock();
         let error = match self {
             Failure::Known(error) => return error,
+            Failure::Misfit(_, text) => return Error::Fatal(text),
             Failure::Sqlite(error) => error,
         };
         let path = path.display();

@@ -14,6 +14,7 @@ use super::schema::{self, Table};
 use super::sql::{self, quoted};
 use super::triggers::{self, Logged, Trigger, value_column};
 use super::{Capture, SqliteSettings};
+use crate::finding::Setting;
 use crate::mapping::{MappedTable, TableSettings, nearest};
 
 /// The version of what is installed.
@@ -66,12 +67,12 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
     let Some(table) = schema::read(connection, name)? else {
         let names = schema::names(connection)?;
         let near = nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        return Err(Error::Fatal(format!("there is no table {name} in the database{near}")).into());
+        return Err(Failure::Misfit(Setting::Name, format!("there is no table {name} in the database{near}")));
     };
     if let Some(trouble) = &table.trouble {
-        return Err(Error::Fatal(format!("table {name} cannot be cached: {trouble}")).into());
+        return Err(Failure::Misfit(Setting::Name, format!("table {name} cannot be cached: {trouble}")));
     }
-    let mapped = MappedTable::resolve(settings, &table.mapped()).map_err(|error| Error::Fatal(error.to_string()))?;
+    let mapped = MappedTable::resolve(settings, &table.mapped()).map_err(|error| Failure::Misfit(error.setting(), error.to_string()))?;
     let key: Vec<usize> = table.key_columns().collect();
     let place = |column: &str| table.columns.iter().position(|c| c.name == column);
     let template = mapped.descriptor.keys.template.columns().filter_map(|column| place(&column.column));
@@ -83,12 +84,14 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
     }
     if capture == Capture::Hooks && !beside_key.is_empty() {
         let columns: Vec<&str> = beside_key.iter().map(|column| table.columns[*column].name.as_str()).collect();
-        return Err(Error::Fatal(format!(
-            "table {name}: the key uses {}, whose old values hooks do not see; capture by triggers (rowcast install), or build the key \
-             from the primary key",
-            columns.join(", ")
-        ))
-        .into());
+        return Err(Failure::Misfit(
+            Setting::Key,
+            format!(
+                "table {name}: the key uses {}, whose old values hooks do not see; capture by triggers (rowcast install), or build the \
+                 key from the primary key",
+                columns.join(", ")
+            ),
+        ));
     }
     let filter = match &settings.filter {
         None => None,
@@ -114,15 +117,23 @@ pub(super) fn check_each_once(settings: &SqliteSettings) -> Result<(), Failure> 
 
 /// Rows of two tables must not share keys: they would overwrite each other, and no sweep could tell them apart.
 pub(super) fn check_keys_apart(tables: &[MappedTable]) -> Result<(), Failure> {
-    for (index, table) in tables.iter().enumerate() {
-        let template = |mapped: &MappedTable| mapped.descriptor.keys.template.clone();
-        if let Some(other) = tables[..index].iter().find(|other| template(other).overlaps(&template(table))) {
-            let (one, two) = (&other.table, &table.table);
-            let text = format!("the tables {one} and {two} would share keys ({} and {})", template(other), template(table));
-            return Err(Error::Fatal(format!("{text}; give one of them a key that begins otherwise")).into());
-        }
+    match (0..tables.len()).find_map(|index| share_keys(&tables[index], tables[..index].iter())) {
+        Some(text) => Err(Failure::Misfit(Setting::Key, text)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Which of `others` the table would share keys with, as a sentence.
+pub(super) fn share_keys<'m>(table: &MappedTable, mut others: impl Iterator<Item = &'m MappedTable>) -> Option<String> {
+    let template = |mapped: &MappedTable| mapped.descriptor.keys.template.clone();
+    let other = others.find(|other| template(other).overlaps(&template(table)))?;
+    Some(format!(
+        "the tables {} and {} would share keys ({} and {}); give one of them a key that begins otherwise",
+        other.table,
+        table.table,
+        template(other),
+        template(table)
+    ))
 }
 
 /// An open transaction that changes what is installed, and remembers what it did.
@@ -264,7 +275,7 @@ impl<'t> Installation<'t> {
 
     /// Whether the application has a trigger that runs before ours and may end a statement without them: SQLite runs the newest
     /// first, and after RAISE(IGNORE) no other.
-    fn overtaken(&self, table: &str, number: i64) -> Result<bool, Failure> {
+    pub(super) fn overtaken(&self, table: &str, number: i64) -> Result<bool, Failure> {
         let mut statement = self.transaction.prepare(
             "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 AND name NOT GLOB ?2 \
              AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2)",

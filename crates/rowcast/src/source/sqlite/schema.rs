@@ -85,6 +85,13 @@ pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     names.filter(|name| !name.as_ref().is_ok_and(|name| is_internal(name))).collect()
 }
 
+/// Every view, in the order of their names.
+pub(super) fn views(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'view' ORDER BY name")?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
+}
+
 /// Reads what a table is; `None` if there is none of this very name.
 pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Option<Table>> {
     let found = connection
@@ -292,7 +299,7 @@ impl Table {
     }
 
     /// What mapping may expect of the table.
-    pub(super) fn mapped(&self) -> TableSchema {
+    pub fn mapped(&self) -> TableSchema {
         let name = |column: usize| self.columns[column].name.clone();
         let columns = self.columns.iter().enumerate().filter(|(_, column)| !column.generated).map(|(place, column)| ColumnSchema {
             name: column.name.clone(),
