@@ -61,8 +61,9 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
     let name = &settings.name;
     let Some(table) = schema::read(connection, name)? else {
         let names = schema::names(connection)?;
-        let near = nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        return Err(Error::Fatal(format!("there is no table {name} in the database{near}")).into());
+        let near = nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?"));
+        let hint = near.or_else(|| elsewhere(name)).unwrap_or_default();
+        return Err(Error::Fatal(format!("there is no table {name} in the database{hint}")).into());
     };
     if let Some(trouble) = &table.trouble {
         return Err(Error::Fatal(format!("table {name} cannot be cached: {trouble}")).into());
@@ -73,6 +74,14 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
     let template = mapped.descriptor.keys.template.columns().filter_map(|column| place(&column.column));
     let mut beside_key: Vec<usize> = Vec::new();
     for column in template {
+        if table.columns[column].generated {
+            return Err(Error::Fatal(format!(
+                "table {name}: the key uses the generated column {}, which another version of SQLite may compute otherwise; build the key \
+                 from ordinary columns",
+                table.columns[column].name
+            ))
+            .into());
+        }
         if !key.contains(&column) && !beside_key.contains(&column) {
             beside_key.push(column);
         }
@@ -86,7 +95,28 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
         ))
         .into());
     }
+    let columns: Vec<String> = mapped.columns.iter().map(|column| quoted(column)).collect();
+    if let Err(error) = connection.prepare(&format!("SELECT {} FROM {}", columns.join(", "), quoted(name))) {
+        return Err(Error::Fatal(format!(
+            "table {name} cannot be cached: SQLite cannot read it ({error}); if a generated column uses a function that only the application \
+             has, replace that, or leave the column out by `columns`"
+        ))
+        .into());
+    }
     Ok(Prepared { table, mapped, beside_key })
+}
+
+/// What to do about a table of a database that only a connection of the application knows.
+fn elsewhere(name: &str) -> Option<String> {
+    let (database, table) = name.split_once('.')?;
+    Some(match database.to_ascii_lowercase().as_str() {
+        "main" => format!("; write {table}"),
+        "temp" => "; a temporary table is seen by one connection of the application only and cannot be cached".to_owned(),
+        _ => format!(
+            "; if {database} is a database that the application attaches, {table} needs a pipeline of its own, with that database's file as \
+             its source"
+        ),
+    })
 }
 
 /// A changelog row of a table is shipped once, so a table can be mapped only once.
@@ -168,6 +198,38 @@ impl<'t> Installation<'t> {
                  or `rowcast uninstall` there first"
             ))
             .into()),
+        }
+    }
+
+    /// Does all of `work`, or nothing where that needs somebody; then returns why.
+    pub(super) fn or_nothing<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<Result<T, String>, Failure> {
+        let (before, history_broken) = (self.report.clone(), self.history_broken);
+        self.transaction.execute_batch("SAVEPOINT rowcast_table")?;
+        let outcome = work(self);
+        if matches!(outcome, Err(Failure::Known(Error::Fatal(_)))) {
+            self.transaction.execute_batch("ROLLBACK TO rowcast_table")?;
+            (self.report, self.history_broken) = (before, history_broken);
+        }
+        match outcome {
+            Ok(done) => {
+                self.transaction.execute_batch("RELEASE rowcast_table")?;
+                Ok(Ok(done))
+            }
+            Err(Failure::Known(Error::Fatal(why))) => {
+                self.transaction.execute_batch("RELEASE rowcast_table")?;
+                Ok(Err(why))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes our triggers off a table that has not got its name any more: they went with it, would record for a table that nobody
+    /// follows, and under `legacy_alter_table` they make every write to it fail.
+    pub(super) fn leave_renamed(&mut self, name: &str) -> Result<(), Failure> {
+        let there = self.transaction.table_exists(Some("main"), name)?;
+        match registration(self.transaction, name)? {
+            Some((number, _)) if !there => self.triggers(name, number, &[]).map(drop),
+            _ => Ok(()),
         }
     }
 
@@ -255,7 +317,7 @@ impl<'t> Installation<'t> {
     /// first, and after RAISE(IGNORE) no other.
     fn overtaken(&self, table: &str, number: i64) -> Result<bool, Failure> {
         let mut statement = self.transaction.prepare(
-            "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 AND name NOT GLOB ?2 \
+            "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND name NOT GLOB ?2 \
              AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2)",
         )?;
         let mut rows = statement.query((table, format!("rowcast_{number}_*")))?;
