@@ -19,3 +19,5 @@ mod source;
 mod watcher;
 mod world;
 mod writer;
+
+pub use binary::rowcast;

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use super::super::Error;
 use super::error::{Failure, patiently};
 use super::schema::{self, Table};
-use super::sql::{self, quoted};
+use super::sql::quoted;
 use super::triggers::{self, Logged, Trigger, value_column};
 use super::{Capture, SqliteSettings};
 use crate::mapping::{MappedTable, TableSettings, nearest};
@@ -99,7 +99,7 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
     if let Err(error) = connection.prepare(&format!("SELECT {} FROM {}", columns.join(", "), quoted(name))) {
         return Err(Error::Fatal(format!(
             "table {name} cannot be cached: SQLite cannot read it ({error}); if a generated column uses a function that only the application \
-             has, replace that, or leave the column out by `columns`"
+             has, replace that"
         ))
         .into());
     }
@@ -223,13 +223,12 @@ impl<'t> Installation<'t> {
         }
     }
 
-    /// Takes our triggers off a table that has not got its name any more: they went with it, would record for a table that nobody
-    /// follows, and under `legacy_alter_table` they make every write to it fail.
-    pub(super) fn leave_renamed(&mut self, name: &str) -> Result<(), Failure> {
-        let there = self.transaction.table_exists(Some("main"), name)?;
+    /// Takes the triggers off a table that is left out: they only cost time there, keep a migration from dropping their columns,
+    /// and where the table was renamed under `legacy_alter_table` they make every write to it fail.
+    pub(super) fn leave(&mut self, name: &str) -> Result<(), Failure> {
         match registration(self.transaction, name)? {
-            Some((number, _)) if !there => self.triggers(name, number, &[]).map(drop),
-            _ => Ok(()),
+            Some((number, _)) => self.triggers(name, number, &[]).map(drop),
+            None => Ok(()),
         }
     }
 
@@ -314,19 +313,14 @@ impl<'t> Installation<'t> {
     }
 
     /// Whether the application has a trigger that runs before ours and may end a statement without them: SQLite runs the newest
-    /// first, and after RAISE(IGNORE) no other.
-    fn overtaken(&self, table: &str, number: i64) -> Result<bool, Failure> {
-        let mut statement = self.transaction.prepare(
-            "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND name NOT GLOB ?2 \
-             AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2)",
-        )?;
-        let mut rows = statement.query((table, format!("rowcast_{number}_*")))?;
-        while let Some(row) = rows.next()? {
-            if sql::may_ignore(&row.get::<_, String>(0)?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// first, and none follows after RAISE(IGNORE), or after anything that fails in a statement with OR FAIL, which keeps its row.
+    fn overtaken(&self, table: &str, number: i64) -> rusqlite::Result<bool> {
+        self.transaction.query_row(
+            "SELECT EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND name NOT GLOB ?2 \
+             AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2))",
+            (table, format!("rowcast_{number}_*")),
+            |row| row.get(0),
+        )
     }
 
     /// Has SQLite compile what the application will do, so that functions and collations that only the application has are
@@ -338,8 +332,8 @@ impl<'t> Installation<'t> {
         {
             if let Err(error) = self.transaction.prepare(&sql) {
                 return Err(Error::Fatal(format!(
-                    "table {} cannot be cached by triggers: SQLite cannot compile a write to it ({error}); if one of its indexes, defaults \
-                     or triggers uses a function that only the application has, replace that",
+                    "table {} cannot be cached by triggers: SQLite cannot compile a write to it ({error}); if one of its generated \
+                     columns, indexes, defaults or triggers uses a function that only the application has, replace that",
                     prepared.table.name
                 ))
                 .into());

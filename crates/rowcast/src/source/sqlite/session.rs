@@ -307,10 +307,10 @@ fn open_history(
             }
             // What a migration has done to one table must not stop the others. Its keys go from the cache, since nobody keeps them true.
             Err(why) if again => {
-                installation.leave_renamed(&table.name)?;
+                installation.leave(&table.name)?;
                 left_out.push(format!(
-                    "table {} is left out and its keys go from the cache, while the other tables go on: {why}; once it is as it was, it is \
-                     taken up again by itself",
+                    "table {} is left out and its keys go from the cache, while the other tables go on: {why}; once that is \
+                     mended, it is taken up again by itself",
                     table.name
                 ));
             }

@@ -111,12 +111,6 @@ pub(super) fn default_value(default: &str) -> String {
     }
 }
 
-/// Whether a trigger can end its statement by RAISE(IGNORE).
-pub(super) fn may_ignore(trigger: &str) -> bool {
-    let names = names(&without_comments(trigger));
-    names.windows(2).any(|pair| pair[0].name.eq_ignore_ascii_case("raise") && pair[1].name.eq_ignore_ascii_case("ignore"))
-}
-
 /// The expressions of a CREATE INDEX, without ASC and DESC, and the text after WHERE.
 pub(super) fn split_create_index(text: &str) -> (Vec<String>, Option<String>) {
     let text = without_comments(text);
