@@ -8,6 +8,7 @@ mod rules;
 mod schemas;
 mod statements;
 mod triggers;
+mod values;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use rowcast::mapping::Mapped;
+use rowcast::source::Source;
 use rusqlite::Connection;
 
 use super::schemas;
@@ -223,6 +225,29 @@ async fn without_any_one_of_the_rules_a_change_is_lost() {
         }
     }
     assert!(unneeded.is_empty(), "no run lost a change without {unneeded:#?}");
+}
+
+#[tokio::test]
+async fn a_key_that_another_row_has_stays_though_it_was_named_by_a_change_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let app = super::application(&path);
+    app.execute_batch("CREATE TABLE t(a INTEGER NOT NULL UNIQUE, b TEXT NOT NULL, PRIMARY KEY(a, b)); INSERT INTO t VALUES(1, 'x')")
+        .unwrap();
+    let mut follower = super::Follower::begin(&super::settings(&path, &[("t", Some("t:{a}"))])).await;
+    for statement in [
+        "UPDATE t SET b = 'y'",
+        "UPDATE OR IGNORE t SET b = NULL",
+        "UPDATE t SET b = 'z'; UPDATE t SET b = 'y'",
+        "DELETE FROM t; INSERT INTO t VALUES(1, 'n')",
+    ] {
+        app.execute_batch(statement).unwrap();
+        follower.follow(super::newest(&app)).await.unwrap();
+        assert_eq!(follower.rows, super::oracle(&app, &follower.start.tables[0], &["a", "b"])[0], "{statement}");
+    }
+    let alone = follower.source.rows(0, &[r#"{"a":1,"b":"x"}"#.to_owned(), r#"{"a":2,"b":"x"}"#.to_owned()]).await.unwrap().rows;
+    let fates: Vec<_> = alone.iter().map(|row| follower.start.tables[0].map(&row.image)).collect();
+    assert_eq!(fates, [Mapped::Nothing, Mapped::Remove { key: "t:2".to_owned() }]);
 }
 
 #[test]

@@ -124,6 +124,15 @@ const SHAPES: &[Fixed] = &[
         has_keys: true,
     },
     Fixed {
+        name: "keys from a part of the primary key",
+        ddl: "CREATE TABLE t(a INTEGER NOT NULL UNIQUE, b TEXT NOT NULL, c INTEGER, PRIMARY KEY(b, a)) WITHOUT ROWID",
+        table: "t",
+        key: Some("u:{a}"),
+        primary_key: &["b", "a"],
+        columns: &[("a", SMALL), ("b", MAYBE), ("c", SOME)],
+        has_keys: true,
+    },
+    Fixed {
         name: "more logged values than the changelog has columns for",
         ddl: "CREATE TABLE t(a INT NOT NULL, b INT NOT NULL, c INT NOT NULL, d INT NOT NULL, e TEXT NOT NULL, PRIMARY KEY(a, b, c), UNIQUE(d, e))",
         table: "t",
