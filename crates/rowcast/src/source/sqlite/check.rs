@@ -186,8 +186,8 @@ fn followed(name: &str, registered: Option<String>, looking: &Looking<'_>, overt
             Finding::new(
                 Grade::Harms,
                 format!(
-                    "table {name} has a trigger of the application with RAISE(IGNORE) that was created after rowcast's: it runs first, and \
-                     what it ends goes unrecorded"
+                    "table {name} has a trigger of the application that was created after rowcast's: it runs first, and where it ends a \
+                     statement (RAISE(IGNORE), or an error under OR FAIL) that goes unrecorded"
                 ),
             )
             .mend(INSTALL),

@@ -11,7 +11,7 @@ use super::error::{Failure, patiently};
 use super::filter;
 use super::rows;
 use super::schema::{self, Table};
-use super::sql::{self, quoted};
+use super::sql::quoted;
 use super::triggers::{self, Logged, Trigger, value_column};
 use super::{Capture, SqliteSettings};
 use crate::finding::Setting;
@@ -66,8 +66,9 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
     let name = &settings.name;
     let Some(table) = schema::read(connection, name)? else {
         let names = schema::names(connection)?;
-        let near = nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        return Err(Failure::Misfit(Setting::Name, format!("there is no table {name} in the database{near}")));
+        let near = nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?"));
+        let hint = near.or_else(|| elsewhere(name)).unwrap_or_default();
+        return Err(Failure::Misfit(Setting::Name, format!("there is no table {name} in the database{hint}")));
     };
     if let Some(trouble) = &table.trouble {
         return Err(Failure::Misfit(Setting::Name, format!("table {name} cannot be cached: {trouble}")));
@@ -78,6 +79,14 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
     let template = mapped.descriptor.keys.template.columns().filter_map(|column| place(&column.column));
     let mut beside_key: Vec<usize> = Vec::new();
     for column in template {
+        if table.columns[column].generated {
+            return Err(Error::Fatal(format!(
+                "table {name}: the key uses the generated column {}, which another version of SQLite may compute otherwise; build the key \
+                 from ordinary columns",
+                table.columns[column].name
+            ))
+            .into());
+        }
         if !key.contains(&column) && !beside_key.contains(&column) {
             beside_key.push(column);
         }
@@ -93,6 +102,16 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
             ),
         ));
     }
+    let columns: Vec<String> = mapped.columns.iter().map(|column| quoted(column)).collect();
+    if let Err(error) = connection.prepare(&format!("SELECT {} FROM {}", columns.join(", "), quoted(name))) {
+        return Err(Failure::Misfit(
+            Setting::Columns,
+            format!(
+                "table {name} cannot be cached: SQLite cannot read it ({error}); if a generated column uses a function that only the \
+                 application has, replace that"
+            ),
+        ));
+    }
     let filter = match &settings.filter {
         None => None,
         Some(text) => {
@@ -101,6 +120,19 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
         }
     };
     Ok(Prepared { table, mapped, beside_key, filter })
+}
+
+/// What to do about a table of a database that only a connection of the application knows.
+fn elsewhere(name: &str) -> Option<String> {
+    let (database, table) = name.split_once('.')?;
+    Some(match database.to_ascii_lowercase().as_str() {
+        "main" => format!("; write {table}"),
+        "temp" => "; a temporary table is seen by one connection of the application only and cannot be cached".to_owned(),
+        _ => format!(
+            "; if {database} is a database that the application attaches, {table} needs a pipeline of its own, with that database's file as \
+             its source"
+        ),
+    })
 }
 
 /// A changelog row of a table is shipped once, so a table can be mapped only once.
@@ -193,6 +225,37 @@ impl<'t> Installation<'t> {
         }
     }
 
+    /// Does all of `work`, or nothing where that needs somebody; then returns why.
+    pub(super) fn or_nothing<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<Result<T, String>, Failure> {
+        let (before, history_broken) = (self.report.clone(), self.history_broken);
+        self.transaction.execute_batch("SAVEPOINT rowcast_table")?;
+        let outcome = work(self);
+        if matches!(outcome, Err(Failure::Known(Error::Fatal(_)) | Failure::Misfit(..))) {
+            self.transaction.execute_batch("ROLLBACK TO rowcast_table")?;
+            (self.report, self.history_broken) = (before, history_broken);
+        }
+        match outcome {
+            Ok(done) => {
+                self.transaction.execute_batch("RELEASE rowcast_table")?;
+                Ok(Ok(done))
+            }
+            Err(Failure::Known(Error::Fatal(why)) | Failure::Misfit(_, why)) => {
+                self.transaction.execute_batch("RELEASE rowcast_table")?;
+                Ok(Err(why))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes the triggers off a table that is left out: they only cost time there, keep a migration from dropping their columns,
+    /// and where the table was renamed under `legacy_alter_table` they make every write to it fail.
+    pub(super) fn leave(&mut self, name: &str) -> Result<(), Failure> {
+        match registration(self.transaction, name)? {
+            Some((number, _)) => self.triggers(name, number, &[]).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// The table's number, its capture and its triggers as they must be now.
     pub(super) fn table(&mut self, prepared: &Prepared, capture: Capture) -> Result<i64, Failure> {
         let name = &prepared.table.name;
@@ -274,19 +337,14 @@ impl<'t> Installation<'t> {
     }
 
     /// Whether the application has a trigger that runs before ours and may end a statement without them: SQLite runs the newest
-    /// first, and after RAISE(IGNORE) no other.
-    pub(super) fn overtaken(&self, table: &str, number: i64) -> Result<bool, Failure> {
-        let mut statement = self.transaction.prepare(
-            "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 AND name NOT GLOB ?2 \
-             AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2)",
-        )?;
-        let mut rows = statement.query((table, format!("rowcast_{number}_*")))?;
-        while let Some(row) = rows.next()? {
-            if sql::may_ignore(&row.get::<_, String>(0)?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// first, and none follows after RAISE(IGNORE), or after anything that fails in a statement with OR FAIL, which keeps its row.
+    pub(super) fn overtaken(&self, table: &str, number: i64) -> rusqlite::Result<bool> {
+        self.transaction.query_row(
+            "SELECT EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND name NOT GLOB ?2 \
+             AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2))",
+            (table, format!("rowcast_{number}_*")),
+            |row| row.get(0),
+        )
     }
 
     /// Has SQLite compile what the application will do, so that functions and collations that only the application has are
@@ -298,8 +356,8 @@ impl<'t> Installation<'t> {
         {
             if let Err(error) = self.transaction.prepare(&sql) {
                 return Err(Error::Fatal(format!(
-                    "table {} cannot be cached by triggers: SQLite cannot compile a write to it ({error}); if one of its indexes, defaults \
-                     or triggers uses a function that only the application has, replace that",
+                    "table {} cannot be cached by triggers: SQLite cannot compile a write to it ({error}); if one of its generated \
+                     columns, indexes, defaults or triggers uses a function that only the application has, replace that",
                     prepared.table.name
                 ))
                 .into());
