@@ -111,6 +111,13 @@ impl Database {
         self.committed.notify_waiters();
     }
 
+    /// What others write between a reading and the moment in which it goes out.
+    fn write_meanwhile(&self) {
+        while self.chance.fault(0.3) {
+            self.write();
+        }
+    }
+
     pub fn back_up(&self) {
         let mut state = self.state();
         state.backup = Some(state.now.clone());
@@ -415,7 +422,10 @@ impl Source for Reader {
         let rows = span.iter().filter_map(|key| Some(ReadRow { pk: pk(*key), image: self.image(*key, *state.now.rows.get(key)?) }));
         // Rows that do not match are left out.
         let rows = rows.filter(|row| matches!(row.image, Image::Present { .. }));
-        Ok(Some(self.chunk_of(&state, rows.collect(), upto, span.len() == following.len())))
+        let chunk = self.chunk_of(&state, rows.collect(), upto, span.len() == following.len());
+        drop(state);
+        self.database.write_meanwhile();
+        Ok(Some(chunk))
     }
 
     async fn rows(&mut self, _: usize, pks: &[String], _: ChunkLimits) -> Result<(Chunk, usize), Error> {
@@ -428,7 +438,10 @@ impl Source for Reader {
             ReadRow { pk: text.clone(), image }
         });
         let read = 1 + self.database.chance.below(pks.len());
-        Ok((self.chunk_of(&state, rows.take(read).collect(), None, true), read))
+        let chunk = self.chunk_of(&state, rows.take(read).collect(), None, true);
+        drop(state);
+        self.database.write_meanwhile();
+        Ok((chunk, read))
     }
 
     async fn forget(&mut self, upto: Position) -> Result<(), Error> {

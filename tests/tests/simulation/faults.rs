@@ -134,7 +134,7 @@ pub struct FaultyQueue {
 impl FaultyQueue {
     /// Whether a message never arrives: it goes with the next ack.
     fn loses(&self) -> bool {
-        self.chance.fault(0.003)
+        self.chance.fault(0.006)
     }
 }
 
