@@ -16,10 +16,10 @@ pub enum Failure {
     Configuration(config::Error),
     /// Database and cache differ; the command has shown how.
     Differences,
-    /// Something is out of reach; the command has shown what.
-    Incomplete,
-    /// It was interrupted before it came to a result.
-    Interrupted,
+    /// The command has shown what is wrong, and exits with this.
+    Told(u8),
+    /// It was interrupted before it came to a result; what that means.
+    Interrupted(String),
 }
 
 /// The exit code of a program that Ctrl-C has ended.
@@ -46,9 +46,12 @@ impl Failure {
                 }
                 ExitCode::from(2)
             }
-            Failure::Incomplete => ExitCode::from(1),
+            Failure::Told(code) => ExitCode::from(code),
             Failure::Differences => ExitCode::from(3),
-            Failure::Interrupted => ExitCode::from(INTERRUPTED),
+            Failure::Interrupted(text) => {
+                anstream::eprintln!("interrupted: {text}");
+                ExitCode::from(INTERRUPTED)
+            }
         }
     }
 }

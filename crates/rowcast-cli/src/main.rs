@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod failure;
+mod findings;
 mod half;
 mod numbers;
 mod output;
@@ -13,6 +14,7 @@ mod pipeline;
 mod screen;
 mod signals;
 mod status_line;
+mod tables;
 
 use std::process::ExitCode;
 

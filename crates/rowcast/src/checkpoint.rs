@@ -27,6 +27,8 @@ pub struct Checkpoint {
     pub old_keys: BTreeMap<Table, BTreeSet<Keys>>,
     /// What is being brought back.
     pub resyncs: BTreeMap<Table, Resync>,
+    /// The newest resync of each table that was completed, so that whoever waits for one can tell that it is over.
+    pub completed: BTreeMap<Table, Run>,
 }
 
 /// A resync of one table in one partition.
@@ -109,13 +111,33 @@ pub enum Opened {
         /// Where the batch begins.
         from: Position,
     },
-    /// These tables: their mapping changed, they were truncated, or somebody requested it.
-    Tables(BTreeSet<Table>),
+    /// These tables alone.
+    Tables(BTreeMap<Table, Cause>),
+}
+
+/// Why the resync of one table was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// Its mapping is new or changed.
+    Mapping,
+    /// It is no longer mapped.
+    Unmapped,
+    /// Somebody requested it.
+    Requested,
+    /// It was truncated.
+    Truncated,
 }
 
 impl Checkpoint {
     fn new(lineage: Lineage) -> Checkpoint {
-        Checkpoint { lineage, position: Position::START, mappings: BTreeMap::new(), old_keys: BTreeMap::new(), resyncs: BTreeMap::new() }
+        Checkpoint {
+            lineage,
+            position: Position::START,
+            mappings: BTreeMap::new(),
+            old_keys: BTreeMap::new(),
+            resyncs: BTreeMap::new(),
+            completed: BTreeMap::new(),
+        }
     }
 
     /// Opens a resync of `table` under a fresh run, even if one is open.
@@ -128,8 +150,12 @@ impl Checkpoint {
 
     /// Closes the resync of `table`: its sweep has been through every key.
     pub fn close(&mut self, table: &Table) {
-        self.resyncs.remove(table);
+        let closed = self.resyncs.remove(table);
         self.old_keys.remove(table);
+        match closed.filter(|_| self.mappings.contains_key(table)) {
+            Some(resync) => drop(self.completed.insert(table.clone(), resync.run)),
+            None => drop(self.completed.remove(table)),
+        }
     }
 
     /// Moves to the mappings of a batch, keeping in mind where keys of the old ones may stand.
@@ -158,7 +184,7 @@ pub fn decide<'m>(checkpoint: Option<&Checkpoint>, batch: &'m Batch<'_>, fresh: 
         next.position = Position::START;
     }
     let position = next.position;
-    let mut decided = Decided { tables: BTreeSet::new(), writes: Vec::new(), seen: Vec::new() };
+    let mut decided = Decided { tables: BTreeMap::new(), writes: Vec::new(), seen: Vec::new() };
 
     // A batch that ends before the position says nothing about now: its mapping may be an old one.
     if batch.to >= position {
@@ -166,18 +192,18 @@ pub fn decide<'m>(checkpoint: Option<&Checkpoint>, batch: &'m Batch<'_>, fresh: 
         next.adopt(&batch.mapping);
         for (table, mapping) in &batch.mapping {
             if gap || old.get(table) != Some(mapping) {
-                decided.open(&mut next, table, fresh());
+                decided.open(&mut next, table, Cause::Mapping, fresh());
             }
         }
         for table in old.keys().filter(|table| !batch.mapping.contains_key(*table)) {
-            decided.open(&mut next, table, fresh());
+            decided.open(&mut next, table, Cause::Unmapped, fresh());
         }
     }
 
     // A request holds whenever it arrives: the publisher may pass it on before its stream has come this far again.
-    for table in batch.resync.iter().filter(|table| !decided.tables.contains(*table)).collect::<Vec<_>>() {
+    for table in batch.resync.iter().filter(|table| !decided.tables.contains_key(*table)).collect::<Vec<_>>() {
         if next.mappings.contains_key(table) {
-            decided.open(&mut next, table, fresh());
+            decided.open(&mut next, table, Cause::Requested, fresh());
         }
     }
 
@@ -198,23 +224,23 @@ pub fn decide<'m>(checkpoint: Option<&Checkpoint>, batch: &'m Batch<'_>, fresh: 
 
 /// What has been decided so far.
 struct Decided<'m> {
-    tables: BTreeSet<Table>,
+    tables: BTreeMap<Table, Cause>,
     writes: Vec<Write<'m>>,
     seen: Vec<Seen>,
 }
 
 impl<'m> Decided<'m> {
-    fn open(&mut self, next: &mut Checkpoint, table: &Table, run: Run) {
+    fn open(&mut self, next: &mut Checkpoint, table: &Table, cause: Cause, run: Run) {
         next.open(table, run);
         self.seen.retain(|seen| seen.table != *table);
-        self.tables.insert(table.clone());
+        self.tables.insert(table.clone(), cause);
     }
 
     fn apply_changes(&mut self, next: &mut Checkpoint, batch: &'m Batch<'_>, position: Position, fresh: &mut dyn FnMut() -> Run) {
         for change in batch.changes.iter().filter(|change| change.at > position) {
             if change.op == Op::Truncate {
                 self.writes.retain(|write| *write.table != *change.table);
-                self.open(next, &Table::from(&*change.table), fresh());
+                self.open(next, &Table::from(&*change.table), Cause::Truncated, fresh());
             } else {
                 self.write(next, batch, change);
             }

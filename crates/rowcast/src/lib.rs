@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod consumer;
 pub mod dead_letter;
+pub mod finding;
 pub mod mapping;
 pub mod meter;
 pub mod publisher;

@@ -34,6 +34,18 @@ pub enum Class {
     WrongType,
 }
 
+impl Class {
+    /// One word for it, or two.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Missing => "missing",
+            Class::Stale => "stale",
+            Class::Orphan => "orphan",
+            Class::WrongType => "wrong type",
+        }
+    }
+}
+
 /// What was compared, and what differs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
@@ -133,6 +145,15 @@ async fn compare_rows<S: Source, L: Link>(
         }
         assert_ne!(chunk.upto, after, "a chunk that is not the last one moves on");
         after = chunk.upto;
+    }
+}
+
+/// How what stands under the key of one row differs from the row; `row` is `None` where no row has the key.
+pub fn compare_one(row: Option<&RawValue>, mapping: &Descriptor, found: Option<&Cached>) -> Option<Class> {
+    match (row, found) {
+        (Some(row), found) => judge(&Put::of_row(row, mapping.shape, mapping.terms()), found, mapping),
+        (None, Some(_)) => Some(Class::Orphan),
+        (None, None) => None,
     }
 }
 

@@ -238,7 +238,7 @@ pub async fn requests_reach_the_publisher<B: Broker>(broker: B) {
     broker.request(b"before anybody was there".to_vec()).await.unwrap();
     let mut publishing = lock(&broker).await;
     let mut heard = async |expected: &[u8]| match soon("a request", publishing.event()).await.unwrap() {
-        Event::Control(body) => assert_eq!(body, expected),
+        Event::Control { body, .. } => assert_eq!(body, expected),
         other => panic!("{other:?} instead of a request"),
     };
     heard(b"before anybody was there").await;
@@ -249,6 +249,39 @@ pub async fn requests_reach_the_publisher<B: Broker>(broker: B) {
     }
     broker.request(b"four".to_vec()).await.unwrap();
     heard(b"four").await;
+}
+
+pub async fn a_request_comes_again_to_the_next_publisher_until_it_is_settled<B: Broker>(broker: B) {
+    for body in [b"one".as_slice(), b"two", b"three"] {
+        broker.request(body.to_vec()).await.unwrap();
+    }
+    let heard = async |publishing: &mut B::Publishing| match soon("a request", publishing.event()).await.unwrap() {
+        Event::Control { body, number } => (String::from_utf8(body).unwrap(), number),
+        other => panic!("{other:?} instead of a request"),
+    };
+    let mut first = lock(&broker).await;
+    let mut numbers = Vec::new();
+    for expected in ["one", "two", "three"] {
+        let (body, number) = heard(&mut first).await;
+        assert_eq!(body, expected);
+        numbers.push(number);
+    }
+    first.settle(numbers[1]).await.unwrap();
+    // What is confirmed after the settling was handed over after it, and so was the settling.
+    let tickets = publish(&mut first, ONE, 0..1).await;
+    confirmed(&mut first, tickets).await;
+    drop(first);
+    let mut second = lock(&broker).await;
+    for expected in ["one", "three"] {
+        let (body, number) = heard(&mut second).await;
+        assert_eq!(body, expected);
+        second.settle(number).await.unwrap();
+    }
+    let tickets = publish(&mut second, ONE, 1..2).await;
+    confirmed(&mut second, tickets).await;
+    drop(second);
+    broker.request(b"four".to_vec()).await.unwrap();
+    assert_eq!(heard(&mut lock(&broker).await).await.0, "four");
 }
 
 pub async fn a_dead_letter_is_stored_when_the_call_returns<B: Broker>(broker: B) {
@@ -324,6 +357,7 @@ macro_rules! broker_suite {
                 the_record_is_the_newest_one
                 there_is_one_publisher_and_another_stands_by
                 requests_reach_the_publisher
+                a_request_comes_again_to_the_next_publisher_until_it_is_settled
                 a_dead_letter_is_stored_when_the_call_returns
                 a_removed_layout_is_gone_and_told_to_whoever_consumes_it
                 $($more)*

@@ -32,6 +32,7 @@ pub fn checkpoint(position: u64) -> Checkpoint {
         mappings: [("users".into(), "9f3c61d0 json user:{id:integer}".parse().unwrap())].into(),
         old_keys: BTreeMap::new(),
         resyncs: BTreeMap::new(),
+        completed: BTreeMap::new(),
     }
 }
 

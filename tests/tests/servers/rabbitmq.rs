@@ -370,7 +370,7 @@ async fn a_blocked_publisher_waits_and_goes_on_and_consumers_go_on_all_the_while
     while !tickets.is_empty() || !unblocked {
         match soon("what was held up", publishing.event()).await.unwrap() {
             Event::Confirmed(ticket) => assert!(tickets.remove(&ticket)),
-            Event::Control(body) => assert_eq!(body, b"lost, maybe"),
+            Event::Control { body, .. } => assert_eq!(body, b"lost, maybe"),
             Event::Unblocked => unblocked = true,
             other => panic!("{other:?}"),
         }

@@ -83,8 +83,14 @@ impl Database {
     }
 
     pub fn write(&self) {
+        let truncate = self.chance.is(0.04);
         let key = self.chance.pick(&"abcdwxyz".chars().collect::<Vec<_>>());
-        let (truncate, delete) = (self.chance.is(0.04), self.chance.is(0.3));
+        self.write_to(key, truncate);
+    }
+
+    /// Writes or deletes a row, or truncates its table.
+    pub fn write_to(&self, key: char, truncate: bool) {
+        let delete = self.chance.is(0.3);
         let mut state = self.state();
         state.version += 1;
         let (version, table) = (state.version, table_of(key));
@@ -103,6 +109,13 @@ impl Database {
         now.log.push(Entry { table, key, value, version });
         drop(state);
         self.committed.notify_waiters();
+    }
+
+    /// What others write between a reading and the moment in which it goes out.
+    fn write_meanwhile(&self) {
+        while self.chance.fault(0.3) {
+            self.write();
+        }
     }
 
     pub fn back_up(&self) {
@@ -409,7 +422,10 @@ impl Source for Reader {
         let rows = span.iter().filter_map(|key| Some(ReadRow { pk: pk(*key), image: self.image(*key, *state.now.rows.get(key)?) }));
         // Rows that do not match are left out.
         let rows = rows.filter(|row| matches!(row.image, Image::Present { .. }));
-        Ok(Some(self.chunk_of(&state, rows.collect(), upto, span.len() == following.len())))
+        let chunk = self.chunk_of(&state, rows.collect(), upto, span.len() == following.len());
+        drop(state);
+        self.database.write_meanwhile();
+        Ok(Some(chunk))
     }
 
     async fn rows(&mut self, _: usize, pks: &[String], _: ChunkLimits) -> Result<(Chunk, usize), Error> {
@@ -422,7 +438,10 @@ impl Source for Reader {
             ReadRow { pk: text.clone(), image }
         });
         let read = 1 + self.database.chance.below(pks.len());
-        Ok((self.chunk_of(&state, rows.take(read).collect(), None, true), read))
+        let chunk = self.chunk_of(&state, rows.take(read).collect(), None, true);
+        drop(state);
+        self.database.write_meanwhile();
+        Ok((chunk, read))
     }
 
     async fn forget(&mut self, upto: Position) -> Result<(), Error> {

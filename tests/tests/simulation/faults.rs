@@ -117,6 +117,10 @@ impl Publishing for FaultyPublishing {
         if self.broken { Err(lost()) } else { self.inner.event().await }
     }
 
+    async fn settle(&mut self, number: u64) -> Result<(), broker::Error> {
+        if self.broken { Err(lost()) } else { self.inner.settle(number).await }
+    }
+
     async fn look_for_queues(&mut self) -> Result<(), broker::Error> {
         self.inner.look_for_queues().await
     }
@@ -130,7 +134,7 @@ pub struct FaultyQueue {
 impl FaultyQueue {
     /// Whether a message never arrives: it goes with the next ack.
     fn loses(&self) -> bool {
-        self.chance.fault(0.003)
+        self.chance.fault(0.006)
     }
 }
 

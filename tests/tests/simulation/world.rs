@@ -279,6 +279,11 @@ impl World {
                 let pk = RawValue::from_string(format!(r#"{{"id":"{key}"}}"#)).unwrap();
                 let request = Request::Rows { table: TABLES[table].0.into(), pks: vec![pk] };
                 self.broker.inner.with_control(|control| control.push_back(request.encode()));
+                if self.chance.is(0.5) {
+                    // The row may be gone with its table by the time in which it could be sent.
+                    tokio::time::sleep(self.chance.millis(10)).await;
+                    self.database.write_to(key, true);
+                }
             }
             19 => {
                 let table = TABLES[self.chance.below(TABLES.len())].0.into();

@@ -1,5 +1,7 @@
 //! `rowcast init`: a configuration from what stands in the database.
 
+mod keys;
+
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -7,9 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use rowcast::config::sqlite_path;
-use rowcast::mapping::{ColumnType, Template};
 use rowcast::source::sqlite::{self, Inspection, Table};
 
+use self::keys::{Key, plain};
 use crate::failure::Failure;
 use crate::numbers::count;
 
@@ -37,8 +39,8 @@ pub fn run(args: &InitArgs, config: &Path) -> Result<(), Failure> {
     let text = configuration(&located(database, config)?, database, &inspection, &usable, &unusable);
     write(config, &text, args.force)?;
     eprintln!("wrote {} with {} of {}", config.display(), count(usable.len() as u64, "table", "tables"), database.display());
-    for table in &unusable {
-        eprintln!("left out {}: {}", table.name, table.trouble.as_deref().unwrap_or_default());
+    for (name, trouble) in left_out(&inspection, &unusable) {
+        eprintln!("left out {name}: {trouble}");
     }
     if inspection.journal_mode != "wal" {
         eprintln!(
@@ -49,7 +51,7 @@ pub fn run(args: &InitArgs, config: &Path) -> Result<(), Failure> {
             database.display()
         );
     }
-    eprintln!("next: look through {}, then `rowcast install` and `rowcast run`", config.display());
+    eprintln!("next: look through {}, then `rowcast install`, `rowcast check` and `rowcast run`", config.display());
     Ok(())
 }
 
@@ -99,6 +101,7 @@ fn configuration(url: &Path, database: &Path, inspection: &Inspection, usable: &
         "# rowcast keeps a Redis cache in step with this database through RabbitMQ.\n",
         "#\n",
         "# In every text ${NAME} stands for an environment variable, and \"file:/run/secrets/x\" for what is in that file.\n",
+        "# A line that begins with # shows a setting that could be made. `rowcast check` looks through all of it.\n",
         "\n[pipeline]\n",
         &line(&format!("name = {}", quoted(&name)), "becomes part of the names of queues and of rowcast's own keys"),
         "\n[source]\n",
@@ -112,36 +115,40 @@ fn configuration(url: &Path, database: &Path, inspection: &Inspection, usable: &
         &line("url = \"redis://localhost\"", "redis://user:password@host:6379/0, rediss:// for TLS; \"memory:\" for a first try"),
     ]
     .concat();
-    for table in usable {
-        text.push_str(&table_text(table));
+    for (table, key) in usable.iter().zip(keys::choose(usable)) {
+        text.push_str(&table_text(table, &key));
     }
-    for table in unusable {
-        text.push_str(&format!("\n# {} cannot be cached: {}\n", table.name, table.trouble.as_deref().unwrap_or_default()));
+    for (name, trouble) in left_out(inspection, unusable) {
+        text.push_str(&format!("\n# {name} cannot be cached: {trouble}\n"));
     }
     text
 }
 
-fn table_text(table: &Table) -> String {
-    let key: Vec<String> = table.primary_key().iter().map(|column| format!(":{{{column}}}")).collect();
-    let default = format!("{}{}", table.name, key.concat());
-    // A name that no key can begin with needs another one.
-    let (comment, key) = if Template::configured(&default, |_| Some(ColumnType::Integer)).is_ok() {
-        ("# ", default)
-    } else {
-        ("", format!("{}{}", plain(&table.name), key.concat()))
-    };
-    let columns: Vec<String> = table.columns.iter().filter(|column| !column.generated).map(|column| quoted(&column.name)).collect();
-    [
-        "\n[[table]]\n".to_owned(),
-        format!("name = {}\n", quoted(&table.name)),
-        line(&format!("{comment}key = {}", quoted(&key)), "the Redis key of a row"),
-        line("# value = \"hash\"", "else \"json\""),
-        line(&format!("# columns = [{}]", columns.join(", ")), "else all"),
-        line("# where = \"deleted_at IS NULL\"", "an SQL expression; rows that do not match are absent from the cache"),
-        line("# ttl = \"1h\"", "how long a row stands after it was written last; else for good"),
-        line("# on_change = \"evict\"", "or \"refresh\", where the application fills keys itself; else \"write\""),
-    ]
-    .concat()
+/// What is not in the configuration, and why.
+fn left_out<'i>(inspection: &'i Inspection, unusable: &[&'i Table]) -> Vec<(String, &'i str)> {
+    const VIEW: &str = "it is a view, which has no rows of its own; map the tables that it reads";
+    let tables = unusable.iter().map(|table| (on_one_line(&table.name), table.trouble.as_deref().unwrap_or_default()));
+    tables.chain(inspection.views.iter().map(|view| (on_one_line(view), VIEW))).collect()
+}
+
+fn table_text(table: &Table, key: &Key) -> String {
+    let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
+    let mut text = format!("\n[[table]]\nname = {}\n", quoted(&table.name));
+    for reason in &key.reasons {
+        text.push_str(&format!("# {}\n", on_one_line(reason)));
+    }
+    text.push_str(&line(&format!("{}key = {}", if key.default { "# " } else { "" }, quoted(&key.text)), "the Redis key of a row"));
+    text.push_str(&line("# value = \"hash\"", "a hash with a field a column; else \"json\", one object in a string"));
+    text.push_str(&line(&format!("# columns = [{}]", columns.join(", ")), "what is cached, in this order; else all"));
+    text.push_str(&line("# where = \"deleted_at IS NULL\"", "an SQL expression; rows that do not match are absent from the cache"));
+    text.push_str(&line("# ttl = \"1h\"", "how long a row stands after it was written last; else for good"));
+    text.push_str(&line("# on_change = \"evict\"", "or \"refresh\", where the application fills keys itself; else \"write\""));
+    text
+}
+
+/// A comment ends with its line.
+fn on_one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A line with its comment, so that the comments stand in one column where there is room.
@@ -151,11 +158,6 @@ fn line(setting: &str, comment: &str) -> String {
 
 fn pipeline_name(database: &Path) -> String {
     database.file_stem().map(|stem| plain(&stem.to_string_lossy())).filter(|name| !name.is_empty()).unwrap_or_else(|| "pipeline".to_owned())
-}
-
-/// Letters, digits, - and _ of a name.
-fn plain(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(100).collect()
 }
 
 /// A TOML string. JSON's escapes are TOML's, too.

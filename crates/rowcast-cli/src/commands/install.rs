@@ -5,6 +5,7 @@ use rowcast::config::Config;
 use rowcast::source::sqlite;
 
 use crate::failure::Failure;
+use crate::findings::require_fitting_tables;
 use crate::output::print;
 
 /// How to install.
@@ -17,6 +18,7 @@ pub struct InstallArgs {
 
 /// Installs, or says how.
 pub fn run(args: &InstallArgs, config: &Config) -> Result<(), Failure> {
+    require_fitting_tables(config)?;
     if args.dry_run {
         let statements = sqlite::plan(&config.source).map_err(anyhow::Error::from)?;
         let script: String = statements.iter().map(|statement| format!("{};\n", statement.trim_end_matches(';'))).collect();

@@ -1,12 +1,17 @@
 //! One file a command.
 
+pub mod check;
+pub mod completions;
 pub mod consume;
 pub mod demo;
+pub mod get;
 pub mod init;
 pub mod install;
 pub mod publish;
 pub mod run;
+pub mod snapshot;
 pub mod status;
+pub mod tail;
 pub mod uninstall;
 
 use rowcast::config::Config;
@@ -21,11 +26,17 @@ pub async fn run(args: LowArgs, screen: &Screen) -> Result<(), Failure> {
     match args.command {
         Command::Demo(demo) => demo::run(demo, screen).await,
         Command::Init(init) => init::run(&init, path),
+        Command::Check(check) => check::run(&check, path).await,
         Command::Install(install) => install::run(&install, &Config::read(path)?),
         Command::Uninstall => uninstall::run(&Config::read(path)?),
         Command::Run => run::run(&Config::read(path)?, screen).await,
         Command::Publish => publish::run(&Config::read(path)?, path, screen).await,
         Command::Consume => consume::run(&Config::read(path)?, path, screen).await,
+        Command::Snapshot(snapshot) => snapshot::run(&snapshot, &Config::read(path)?, path, screen).await,
         Command::Status(status) => status::run(&status, &Config::read(path)?, path).await,
+        Command::Tail(tail) => tail::run(&tail, &Config::read(path)?, path).await,
+        Command::Get(get) => get::run(&get, &Config::read(path)?, path).await,
+        Command::Completions(completions) => completions::completions(&completions),
+        Command::Man(man) => completions::man(&man),
     }
 }

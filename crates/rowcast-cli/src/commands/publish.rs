@@ -8,6 +8,7 @@ use rowcast::meter::Meter;
 
 use super::run::attend;
 use crate::failure::Failure;
+use crate::findings::{require_source, warn_of_other_database};
 use crate::pipeline::{AnyBroker, require_servers, start_publisher};
 use crate::screen::Screen;
 use crate::signals::Signals;
@@ -16,6 +17,8 @@ use crate::status_line::Shows;
 /// Publishes until somebody stops it.
 pub async fn run(config: &Config, path: &Path, screen: &Screen) -> Result<(), Failure> {
     require_servers(config, path, "publish")?;
+    require_source(config)?;
+    warn_of_other_database(config);
     let signals = Signals::listen()?;
     let meter = Arc::new(Meter::default());
     let publisher = start_publisher(config, &AnyBroker::new(&config.broker, config.partitions), &meter)?;

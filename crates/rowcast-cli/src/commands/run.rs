@@ -6,6 +6,7 @@ use rowcast::config::Config;
 use rowcast::meter::Meter;
 
 use crate::failure::Failure;
+use crate::findings::{require_source, warn_of_other_database};
 use crate::half::{Half, stop_all, until_one_ends};
 use crate::pipeline::{AnyBroker, AnyCache, start_consumer, start_publisher};
 use crate::screen::Screen;
@@ -14,6 +15,8 @@ use crate::status_line::{self, Shows};
 
 /// Runs until somebody stops it.
 pub async fn run(config: &Config, screen: &Screen) -> Result<(), Failure> {
+    require_source(config)?;
+    warn_of_other_database(config);
     let signals = Signals::listen()?;
     let meter = Arc::new(Meter::default());
     let broker = AnyBroker::new(&config.broker, config.partitions);

@@ -3,35 +3,53 @@
 //! Source, broker and cache are asked one by one: what is out of reach is said, the rest is shown.
 
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::path::Path;
+use std::time::Duration;
 
+use anstyle::Style;
 use clap::Args;
 use rowcast::broker::{Broker, QueueState};
 use rowcast::cache::{Cache, Link};
 use rowcast::change::Partition;
 use rowcast::checkpoint::Checkpoint;
 use rowcast::config::Config;
+use rowcast::finding::Finding;
 use rowcast::source::sqlite::{self, Waiting};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::findings;
 use crate::numbers::{count, grouped};
-use crate::output::print;
+use crate::output::{print, try_print};
 use crate::pipeline::{AnyBroker, AnyCache, require_servers};
+use crate::signals::Signals;
 use crate::{with_broker, with_cache};
+
+/// Clears a terminal and begins at its top.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+const DIM: Style = Style::new().dimmed();
 
 /// How to show it.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Print one JSON object.
+    /// Print one JSON object; with --watch one a line.
     #[arg(long)]
     json: bool,
+
+    /// Look again every few seconds, until Ctrl-C.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
 }
 
 /// What was found, or why nothing was.
 struct Status<'c> {
     config: &'c Config,
     source: Result<Option<Waiting>, String>,
+    /// What keeps a publisher from its work.
+    stops: Vec<Finding>,
     broker: Result<Vec<QueueState>, String>,
     cache: Result<CacheState, String>,
 }
@@ -41,24 +59,46 @@ struct CacheState {
     partitions: Vec<(Partition, Option<Checkpoint>)>,
 }
 
-/// Looks and shows.
+/// Looks and shows, once or until somebody stops it.
 pub async fn run(args: &StatusArgs, config: &Config, path: &Path) -> Result<(), Failure> {
     require_servers(config, path, "status")?;
     let broker = AnyBroker::new(&config.broker, config.partitions);
     let cache = AnyCache::new(&config.cache, &config.pipeline);
-    let status = Status {
-        config,
-        source: sqlite::inspect(&config.source.path).map(|inspection| inspection.changelog).map_err(|error| error.to_string()),
-        broker: with_broker!(&broker, broker => broker.inspect().await).map_err(|error| error.to_string()),
-        cache: with_cache!(&cache, cache => checkpoints(cache, config.partitions).await).map_err(|error| error.to_string()),
+    let Some(seconds) = args.watch else {
+        let status = look(config, &broker, &cache).await;
+        print(&if args.json { format!("{}\n", status.json()) } else { status.text() })?;
+        let failed = status.source.is_err() || status.broker.is_err() || status.cache.is_err();
+        return if failed { Err(Failure::Told(1)) } else { Ok(()) };
     };
-    if args.json {
-        print(&format!("{}\n", status.json()))?;
-    } else {
-        print(&status.text())?;
+    let mut signals = Signals::listen()?;
+    let watching = async {
+        loop {
+            let status = look(config, &broker, &cache).await;
+            let text = match (args.json, std::io::stdout().is_terminal()) {
+                (true, _) => format!("{}\n", status.json()),
+                (false, true) => format!("{CLEAR}{}\n{DIM}every {seconds} s; Ctrl-C ends it{DIM:#}\n", status.text()),
+                (false, false) => format!("{}\n", status.text()),
+            };
+            if !try_print(&text)? {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+    };
+    tokio::select! {
+        ended = watching => ended,
+        () = signals.next() => Ok(()),
     }
-    let failed = status.source.is_err() || status.broker.is_err() || status.cache.is_err();
-    if failed { Err(Failure::Incomplete) } else { Ok(()) }
+}
+
+async fn look<'c>(config: &'c Config, broker: &AnyBroker, cache: &AnyCache) -> Status<'c> {
+    let broker = async { with_broker!(broker, broker => broker.inspect().await).map_err(|error| error.to_string()) };
+    let cache = async { with_cache!(cache, cache => checkpoints(cache, config.partitions).await).map_err(|error| error.to_string()) };
+    let (broker, cache) = tokio::join!(broker, cache);
+    let source = sqlite::inspect(&config.source.path).map(|inspection| inspection.changelog).map_err(|error| error.to_string());
+    // That a file is missing or unreadable is said already.
+    let stops = if matches!(source, Ok(Some(_))) { sqlite::misfits(&config.source) } else { Vec::new() };
+    Status { config, source, stops, broker, cache }
 }
 
 async fn checkpoints<C: Cache>(cache: &C, configured: u16) -> Result<CacheState, rowcast::cache::Error> {
@@ -76,6 +116,14 @@ impl Status<'_> {
     fn behind(&self, checkpoint: &Checkpoint) -> Option<u64> {
         let Ok(Some(changelog)) = &self.source else { return None };
         (*checkpoint.lineage.0 == *changelog.lineage).then(|| changelog.newest.saturating_sub(checkpoint.position.0))
+    }
+
+    /// The lineage that the cache follows, if it is of another database.
+    fn other_database(&self) -> Option<&str> {
+        let (Ok(Some(changelog)), Ok(cache)) = (&self.source, &self.cache) else { return None };
+        let lineages = cache.partitions.iter().filter_map(|(_, checkpoint)| Some(&*checkpoint.as_ref()?.lineage.0));
+        let own = sqlite::database_of(&changelog.lineage);
+        lineages.into_iter().find(|lineage| sqlite::database_of(lineage) != own)
     }
 
     fn queue(&self, partition: Partition) -> Option<&QueueState> {
@@ -114,6 +162,9 @@ impl Status<'_> {
                 writeln!(text, "        newest {}, lineage {}", grouped(waiting.newest), waiting.lineage)?;
             }
         }
+        for finding in &self.stops {
+            text.push_str(&findings::text(self.config, finding));
+        }
         match &self.broker {
             Err(error) => writeln!(text, "broker  {error}")?,
             Ok(_) => writeln!(text, "broker  {}", self.broker_text())?,
@@ -131,6 +182,9 @@ impl Status<'_> {
                 }
                 Some(of) => writeln!(text, "cache   {of} partitions are in force")?,
             },
+        }
+        if let Some(lineage) = self.other_database() {
+            writeln!(text, "        it follows another database under this pipeline's name: {lineage}")?;
         }
         writeln!(text, "\n{:<12} {:<26} {:>10} {:>10} {:>10}  resyncs", "partition", "position", "behind", "in queue", "consumers")?;
         let unknown = || Partition::all(self.config.partitions).map(|partition| (partition, None)).collect();
@@ -173,7 +227,8 @@ impl Status<'_> {
                 json!({ "layout": state.layout, "partitions": partitions })
             }
         };
-        json!({ "pipeline": self.config.pipeline, "partitions": self.config.partitions, "source": source, "broker": broker, "cache": cache })
+        let stops: Vec<Value> = self.stops.iter().map(|finding| findings::json(self.config, "source", finding)).collect();
+        json!({ "pipeline": self.config.pipeline, "partitions": self.config.partitions, "stops": stops, "source": source, "broker": broker, "cache": cache })
     }
 
     fn partition_json(&self, partition: Partition, checkpoint: Option<&Checkpoint>) -> Value {

@@ -160,8 +160,16 @@ impl Broker for MemoryBroker {
         let connection = state.connections;
         state.connections += 1;
         state.publisher = Some(connection);
-        let (waiting, confirmed) = (VecDeque::new(), VecDeque::new());
-        Ok(MemoryPublishing { shared: self.shared.clone(), connection, tickets: 0, waiting, confirmed, told_blocked: false })
+        Ok(MemoryPublishing {
+            shared: self.shared.clone(),
+            connection,
+            tickets: 0,
+            waiting: VecDeque::new(),
+            confirmed: VecDeque::new(),
+            told_blocked: false,
+            requests: 0,
+            unsettled: BTreeMap::new(),
+        })
     }
 
     async fn queue(&self, partition: Partition) -> Result<MemoryQueue, Error> {
@@ -209,6 +217,10 @@ pub struct MemoryPublishing {
     confirmed: VecDeque<Ticket>,
     /// What the publisher was told last of the alarm.
     told_blocked: bool,
+    /// How many requests it was given.
+    requests: u64,
+    /// Requests by their numbers, which return when this ends.
+    unsettled: BTreeMap<u64, Vec<u8>>,
 }
 
 impl MemoryPublishing {
@@ -259,12 +271,27 @@ impl Publishing for MemoryPublishing {
                 return Ok(Some(if state.blocked { Event::Blocked("an alarm".to_owned()) } else { Event::Unblocked }));
             }
             self.take_in(state);
-            Ok(self.confirmed.pop_front().map(Event::Confirmed).or_else(|| state.control.pop_front().map(Event::Control)))
+            if let Some(ticket) = self.confirmed.pop_front() {
+                return Ok(Some(Event::Confirmed(ticket)));
+            }
+            let Some(body) = state.control.pop_front() else { return Ok(None) };
+            self.requests += 1;
+            self.unsettled.insert(self.requests, body.clone());
+            Ok(Some(Event::Control { body, number: self.requests }))
         });
         let event = event.await?;
         // What was taken in just now is there for the consumers.
         self.shared.changed.notify_waiters();
         Ok(event)
+    }
+
+    async fn settle(&mut self, number: u64) -> Result<(), Error> {
+        if self.connection < self.shared.lock().cut_below {
+            return Err(lost());
+        }
+        let settled = self.unsettled.remove(&number);
+        assert!(settled.is_some(), "the request {number} is not open");
+        Ok(())
     }
 
     async fn look_for_queues(&mut self) -> Result<(), Error> {
@@ -277,6 +304,9 @@ impl Drop for MemoryPublishing {
         let mut state = self.shared.lock();
         if state.publisher == Some(self.connection) {
             state.publisher = None;
+        }
+        for body in std::mem::take(&mut self.unsettled).into_values().rev() {
+            state.control.push_front(body);
         }
         drop(state);
         self.shared.changed.notify_waiters();

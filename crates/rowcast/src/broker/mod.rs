@@ -41,8 +41,14 @@ pub struct Ticket(pub u64);
 pub enum Event {
     /// The broker has taken responsibility for this message, and for no other: tickets may be confirmed out of order.
     Confirmed(Ticket),
-    /// Somebody asks something of the publisher.
-    Control(Vec<u8>),
+    /// Somebody asks something of the publisher. Until [`Publishing::settle`] is told the number, it comes again to the next
+    /// publisher.
+    Control {
+        /// The request.
+        body: Vec<u8>,
+        /// What it is settled by.
+        number: u64,
+    },
     /// The broker takes no messages for now (its alarm); what was handed over waits.
     Blocked(String),
     /// It does again.
@@ -119,6 +125,10 @@ pub trait Publishing: Send {
 
     /// The next event. Cancel safe.
     fn event(&mut self) -> impl Future<Output = Result<Event, Error>> + Send;
+
+    /// The request with this number is taken care of, and does not come again. Does not wait for the network: it may come again
+    /// all the same if the connection ends soon after.
+    fn settle(&mut self, number: u64) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Whether every partition's queue is still there and bound: a publish alone only says that somebody got the message.
     fn look_for_queues(&mut self) -> impl Future<Output = Result<(), Error>> + Send;

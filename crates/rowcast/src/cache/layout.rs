@@ -63,6 +63,7 @@ mod tests {
             mappings: mappings.iter().map(|(table, mapping)| (Table::from(*table), mapping.parse().unwrap())).collect(),
             old_keys: Default::default(),
             resyncs: Default::default(),
+            completed: Default::default(),
         }
     }
 

@@ -23,6 +23,11 @@ pub(super) fn layout(pipeline: &str) -> String {
     format!("{OWN}{pipeline}}}:layout")
 }
 
+/// What a check writes and removes at once.
+pub(super) fn check(pipeline: &str) -> String {
+    format!("{OWN}{pipeline}}}:check")
+}
+
 /// The checkpoint of a partition.
 pub(super) fn checkpoint(pipeline: &str, partition: Partition) -> String {
     format!("{OWN}{pipeline}}}:checkpoint:{partition}")

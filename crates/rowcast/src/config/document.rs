@@ -50,7 +50,8 @@ impl<'d> Document<'d> {
         self.findings.push((self.text.len(), Finding { message: format!("{}: {message}", self.file), place: None }));
     }
 
-    fn place(&self, span: &Range<usize>) -> Place {
+    /// Where that is.
+    pub(super) fn place(&self, span: &Range<usize>) -> Place {
         let start = span.start.min(self.text.len());
         let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line = self.text[line_start..].lines().next().unwrap_or_default();

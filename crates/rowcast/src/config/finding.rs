@@ -40,6 +40,14 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Where the settings of a table stand, for what only the database can tell of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TablePlaces {
+    pub(super) name: Place,
+    pub(super) key: Option<Place>,
+    pub(super) columns: Option<Place>,
+}
+
 /// Everything that is wrong with a configuration, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {

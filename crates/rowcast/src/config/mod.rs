@@ -12,11 +12,12 @@ mod text;
 use std::env::VarError;
 use std::path::Path;
 
-pub use finding::{Error, Finding, Place};
+pub use finding::{Error, Finding, Place, TablePlaces};
 pub use reader::sqlite_path;
 
 use crate::broker::rabbitmq::RabbitSettings;
 use crate::cache::redis::RedisSettings;
+use crate::finding::Setting;
 use crate::source::sqlite::SqliteSettings;
 
 /// A pipeline as it is configured.
@@ -28,6 +29,8 @@ pub struct Config {
     pub partitions: u16,
     /// The database that is read, and its tables.
     pub source: SqliteSettings,
+    /// Where the tables stand in the file, in the same order.
+    pub places: Vec<TablePlaces>,
     /// Where batches go.
     pub broker: BrokerConfig,
     /// What is kept in step.
@@ -63,6 +66,18 @@ impl Config {
             ))),
             Err(error) => Err(Error::of_file(format!("the configuration file {file} cannot be read: {error}"))),
         }
+    }
+
+    /// The place in the file that a finding of the source is about; its table's name where the setting is left to its default.
+    pub fn place(&self, found: &crate::finding::Finding) -> Option<&Place> {
+        let (table, setting) = found.about?;
+        let places = self.places.get(table)?;
+        let set = match setting {
+            Setting::Name => None,
+            Setting::Key => places.key.as_ref(),
+            Setting::Columns => places.columns.as_ref(),
+        };
+        Some(set.unwrap_or(&places.name))
     }
 
     /// The same from a text that stands in `path`, with an environment of the caller's.

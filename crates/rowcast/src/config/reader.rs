@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Section, hint};
-use super::finding::Error;
+use super::finding::{Error, TablePlaces};
 use super::text::{Environment, Text};
 use super::{BrokerConfig, CacheConfig, Config};
 use crate::broker::rabbitmq::{QueueType, RabbitSettings};
@@ -22,6 +22,19 @@ const PARTITIONS: u16 = 4;
 
 /// The longest name of a pipeline: it becomes part of the names of queues and keys.
 const NAME_BYTES_MAX: usize = 100;
+
+/// Every section, with every key that it may have. `docs/configuration.md` describes each; a test compares.
+pub(super) const KEYS: [(&str, &[&str]); 5] = [
+    ("pipeline", &["name"]),
+    ("source", &["url", "capture"]),
+    ("broker", &["url", "partitions", "queue"]),
+    ("cache", &["url"]),
+    ("table", &["name", "key", "value", "columns", "where", "ttl", "on_change"]),
+];
+
+fn known(section: &str) -> &'static [&'static str] {
+    KEYS.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
+}
 
 /// Reads and checks the whole file.
 pub(super) fn read(text: &str, path: &Path, environment: Environment<'_>) -> Result<Config, Error> {
@@ -53,18 +66,18 @@ struct Reader<'d> {
 impl<'d> Reader<'d> {
     fn config(&mut self) -> Option<Config> {
         let root = Section { name: "the file", place: 0..0, table: self.root };
-        self.document.check_keys(&root, &["pipeline", "source", "broker", "cache", "table"]);
+        self.document.check_keys(&root, &KEYS.map(|(section, _)| section));
         let name = self.pipeline();
         // The other sections are checked all the same.
         let pipeline = name.as_deref().unwrap_or("pipeline").to_owned();
         let source = self.source();
         let broker = self.broker(&pipeline);
         let cache = self.cache(&pipeline);
-        let tables = self.tables();
+        let (tables, places) = self.tables().into_iter().unzip();
         let (partitions, broker) = broker?;
         let (path, capture) = source?;
         let source = SqliteSettings { tables, capture, ..SqliteSettings::new(path, &name?) };
-        Some(Config { pipeline, partitions, source, broker, cache: cache? })
+        Some(Config { pipeline, partitions, source, places, broker, cache: cache? })
     }
 
     fn section(&mut self, key: &str, name: &'static str, example: &str) -> Option<Section<'d>> {
@@ -83,7 +96,7 @@ impl<'d> Reader<'d> {
 
     fn pipeline(&mut self) -> Option<String> {
         let section = self.section("pipeline", "[pipeline]", r#"name = "shop""#)?;
-        self.document.check_keys(&section, &["name"]);
+        self.document.check_keys(&section, known("pipeline"));
         let name = self.document.required(&section, "name", r#"name = "shop""#, self.environment)?;
         let possible = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.value.is_empty() || name.value.len() > NAME_BYTES_MAX || !name.value.chars().all(possible) {
@@ -101,7 +114,7 @@ impl<'d> Reader<'d> {
     fn source(&mut self) -> Option<(PathBuf, Capture)> {
         const EXAMPLE: &str = r#"url = "sqlite:shop.db""#;
         let section = self.section("source", "[source]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url", "capture"]);
+        self.document.check_keys(&section, known("source"));
         let capture = self.choice(&section, "capture", &[("triggers", Capture::Triggers), ("hooks", Capture::Hooks)], Capture::Triggers);
         let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
         match sqlite_path(&url.value) {
@@ -116,7 +129,7 @@ impl<'d> Reader<'d> {
     fn broker(&mut self, pipeline: &str) -> Option<(u16, BrokerConfig)> {
         const EXAMPLE: &str = r#"url = "amqp://localhost""#;
         let section = self.section("broker", "[broker]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url", "partitions", "queue"]);
+        self.document.check_keys(&section, known("broker"));
         let queue = self.choice(&section, "queue", &[("quorum", QueueType::Quorum), ("classic", QueueType::Classic)], QueueType::Quorum);
         let partitions = match section.table.contains_key("partitions") {
             true => self.document.number(&section, "partitions", 1..PARTITIONS_MAX + 1).and_then(|number| u16::try_from(number).ok()),
@@ -138,7 +151,7 @@ impl<'d> Reader<'d> {
     fn cache(&mut self, pipeline: &str) -> Option<CacheConfig> {
         const EXAMPLE: &str = r#"url = "redis://localhost""#;
         let section = self.section("cache", "[cache]", EXAMPLE)?;
-        self.document.check_keys(&section, &["url"]);
+        self.document.check_keys(&section, known("cache"));
         let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
         if url.value == "memory:" {
             return Some(CacheConfig::Memory);
@@ -152,7 +165,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    fn tables(&mut self) -> Vec<TableSettings> {
+    fn tables(&mut self) -> Vec<(TableSettings, TablePlaces)> {
         let Some(value) = self.root.get("table") else {
             self.document.missing("no table is named; write for instance\n\n[[table]]\nname = \"users\"".to_owned());
             return Vec::new();
@@ -168,13 +181,14 @@ impl<'d> Reader<'d> {
                 return Vec::new();
             }
         };
-        let mut tables: Vec<TableSettings> = Vec::new();
+        let mut tables: Vec<(TableSettings, TablePlaces)> = Vec::new();
         for element in elements.iter() {
             if let Some((name, table)) = self.table(element) {
-                if tables.iter().any(|other| other.name.eq_ignore_ascii_case(&table.name)) {
+                if tables.iter().any(|(other, _)| other.name.eq_ignore_ascii_case(&table.name)) {
                     self.document.wrong(name.span.clone(), format!("the table {} is already there; name each table once", name.shown()));
                 }
-                tables.push(table);
+                let places = self.places(&name, element);
+                tables.push((table, places));
             }
         }
         tables
@@ -186,7 +200,7 @@ impl<'d> Reader<'d> {
             return None;
         };
         let section = Section { name: "[[table]]", place: element.span(), table };
-        self.document.check_keys(&section, &["name", "key", "value", "columns", "where", "ttl", "on_change"]);
+        self.document.check_keys(&section, known("table"));
         let shape = self.choice(&section, "value", &[("json", Shape::Json), ("hash", Shape::Hash)], Shape::Json);
         let key = self.document.text(&section, "key", self.environment);
         if let Some(key) = &key {
@@ -237,6 +251,11 @@ impl<'d> Reader<'d> {
                 None
             }
         }
+    }
+
+    fn places(&self, name: &Text, element: &Spanned<DeValue<'_>>) -> TablePlaces {
+        let setting = |key| element.get_ref().as_table()?.get(key).map(|value| self.document.place(&value.span()));
+        TablePlaces { name: self.document.place(&name.span), key: setting("key"), columns: setting("columns") }
     }
 
     fn columns(&mut self, section: &Section<'d>) -> Option<Vec<String>> {

@@ -488,3 +488,39 @@ proptest::proptest! {
         }
     }
 }
+
+/// The page that describes every key.
+const PAGE: &str = include_str!("../../../../docs/configuration.md");
+
+#[test]
+fn the_page_describes_every_key_and_no_other() {
+    let (mut section, mut described) = ("", Vec::new());
+    for line in PAGE.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = heading.trim_matches(['`', '[', ']']);
+        } else if let Some(heading) = line.strip_prefix("### ") {
+            described.push((section, heading.trim_matches('`')));
+        }
+    }
+    let known: Vec<(&str, &str)> =
+        super::reader::KEYS.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (*section, *key))).collect();
+    assert_eq!(described, known);
+}
+
+#[test]
+fn the_pages_examples_are_read() {
+    let examples: Vec<&str> = PAGE.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(examples.len() > 3, "{examples:?}");
+    let environment = |name: &str| Ok(format!("value-of-{name}"));
+    for example in examples {
+        // A fragment shows one table; the rest is as in the first, whole, example.
+        let whole = if example.contains("[pipeline]") {
+            example.to_owned()
+        } else {
+            format!("{}{example}", GOOD.split("[[table]]").next().unwrap())
+        };
+        if let Err(error) = Config::parse(&whole, Path::new("rowcast.toml"), &environment) {
+            panic!("{error}\n{whole}");
+        }
+    }
+}

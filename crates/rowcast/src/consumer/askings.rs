@@ -108,6 +108,7 @@ mod tests {
             mappings: BTreeMap::new(),
             old_keys: BTreeMap::new(),
             resyncs: BTreeMap::from([(table(), resync)]),
+            completed: BTreeMap::new(),
         }
     }
 

@@ -7,6 +7,7 @@ mod askings;
 mod choice;
 mod fold;
 mod inbox;
+mod outage;
 mod report;
 mod session;
 mod sweep;
@@ -97,12 +98,14 @@ pub struct Consumer<B, C> {
     cache: C,
     meter: Arc<Meter>,
     observer: Option<Observer>,
+    /// What all workers together have said of servers that are away.
+    outages: Arc<outage::Outages>,
 }
 
 impl<B: Broker, C: Cache> Consumer<B, C> {
     /// A consumer that has not begun.
     pub fn new(settings: Settings, broker: B, cache: C, meter: Arc<Meter>) -> Consumer<B, C> {
-        Consumer { settings, broker, cache, meter, observer: None }
+        Consumer { settings, broker, cache, meter, observer: None, outages: Arc::default() }
     }
 
     /// Calls `observer` after every block, on the consumer's own thread.

@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Consumer;
 use crate::cache::Block;
-use crate::change::{Lineage, Op, Partition, Position, Table};
-use crate::checkpoint::{Checkpoint, Opened, Write};
+use crate::change::{Lineage, Op, Partition, Position};
+use crate::checkpoint::{Cause, Checkpoint, Opened, Write};
 use crate::meter::Meter;
 
 /// A block that stands in the cache.
@@ -34,8 +34,17 @@ pub(super) fn opened(partition: Partition, opened: &[Opened]) {
                 tracing::warn!(%partition, %position, %from, "something before this batch is missing: every table is resynced")
             }
             Opened::Tables(tables) => {
-                let tables: Vec<String> = tables.iter().map(Table::to_string).collect();
-                tracing::info!(%partition, "changed mapping, truncate or request: resync of {}", tables.join(", "));
+                let told = |cause: Cause, why: &str| {
+                    let tables: Vec<String> =
+                        tables.iter().filter(|(_, other)| **other == cause).map(|(table, _)| table.to_string()).collect();
+                    if !tables.is_empty() {
+                        tracing::info!(%partition, "resync of {}: {why}", tables.join(", "));
+                    }
+                };
+                told(Cause::Mapping, "its mapping is new or changed");
+                told(Cause::Unmapped, "it is no longer mapped, and its keys go");
+                told(Cause::Requested, "somebody has requested it");
+                told(Cause::Truncated, "it was truncated");
             }
         }
     }

@@ -121,6 +121,7 @@ mod tests {
                 .iter()
                 .map(|table| (Table::from(*table), Resync { run: Run("r".into()), upto: None, sweeping: true, seen: 0 }))
                 .collect(),
+            completed: Default::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::outage::Server;
 use super::session::{End, Session};
 use super::{Consumer, Error};
 use crate::backoff::Backoff;
@@ -33,8 +34,8 @@ impl<B: Broker, C: Cache> Worker<B, C> {
             };
             let end = match opened {
                 Ok(mut session) => {
-                    if failures > 0 {
-                        tracing::info!(partition = %self.partition, "connected again");
+                    if failures > 0 && self.consumer.outages.over() {
+                        tracing::info!("connected again");
                     }
                     let end = session.run(&mut stop).await;
                     if session.blocks > 0 {
@@ -52,16 +53,14 @@ impl<B: Broker, C: Cache> Worker<B, C> {
                 }
                 Err(end) => end,
             };
-            let partition = self.partition;
             failures += 1;
             match end {
                 End::Stop(error) => return Err(error),
                 End::Broker(error @ broker::Error::Fatal(_)) => return Err(Error::Broker(error)),
                 End::Cache(error @ cache::Error::Fatal(_)) => return Err(Error::Cache(error)),
                 // A broker may refuse the first consumer of a queue that was made a moment ago.
-                End::Broker(error) if failures == 1 => tracing::info!(%partition, "broker: {error}; trying again"),
-                End::Broker(error) => tracing::warn!(%partition, "broker: {error}; trying again"),
-                End::Cache(error) => tracing::warn!(%partition, "cache: {error}; trying again"),
+                End::Broker(error) => self.tell(Server::Broker, &error, failures == 1),
+                End::Cache(error) => self.tell(Server::Cache, &error, false),
                 End::Reopen => {}
             }
             tokio::select! {
@@ -69,6 +68,20 @@ impl<B: Broker, C: Cache> Worker<B, C> {
                 () = stop.requested() => return Ok(()),
                 () = tokio::time::sleep(backoff.pause()) => {}
             }
+        }
+    }
+
+    /// A server is away, which one of the workers says for all of them.
+    fn tell(&self, server: Server, error: &dyn std::fmt::Display, hiccup: bool) {
+        let partition = self.partition;
+        let name = match server {
+            Server::Broker => "broker",
+            Server::Cache => "cache",
+        };
+        match (self.consumer.outages.tell(server), hiccup) {
+            (true, true) => tracing::info!("{name}: {error}; trying again"),
+            (true, false) => tracing::warn!("{name}: {error}; trying again"),
+            (false, _) => tracing::debug!(%partition, "{name}: {error}; trying again"),
         }
     }
 

@@ -45,12 +45,14 @@ pub enum TemplateError {
     #[error("the key {0:?} begins with rowcast:, where rowcast keeps its own keys; choose another prefix")]
     Reserved(String),
     /// The column is not there.
-    #[error("the key {text:?} names the column {column}, which does not exist")]
+    #[error("the key {text:?} names the column {column}, which does not exist{near}", near = near.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
     UnknownColumn {
         /// The template.
         text: String,
         /// The column.
         column: String,
+        /// The column with the nearest name.
+        near: Option<String>,
     },
     /// A type name that this version does not know.
     #[error("{0:?} is not a column type that this version of rowcast knows")]

@@ -5,6 +5,7 @@ use super::options::{OnChange, Ttl};
 use super::refusal::{KeyError, TemplateError};
 use super::template::{ColumnType, Template};
 use crate::change::{Image, Table};
+use crate::finding::Setting;
 
 /// What the configuration says of a table. Everything but the name has a default.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,21 +74,6 @@ pub enum MappingError {
         /// Why.
         error: TemplateError,
     },
-    /// The template names a column that is not there.
-    #[error(
-        "table {table}: the key {key:?} names the column {column}, which does not exist{near}",
-        near = near.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default()
-    )]
-    KeyColumn {
-        /// The table.
-        table: String,
-        /// The template.
-        key: String,
-        /// The column.
-        column: String,
-        /// The column with the nearest name.
-        near: Option<String>,
-    },
     /// The template could give two rows one key.
     #[error(
         "table {table}: the key {key:?} could be the same for two rows, because nothing makes {columns} unique; use the \
@@ -134,6 +120,16 @@ pub enum MappingError {
     },
 }
 
+impl MappingError {
+    /// Which setting does not fit.
+    pub fn setting(&self) -> Setting {
+        match self {
+            MappingError::Template { .. } | MappingError::NotUnique { .. } | MappingError::OpenKey { .. } => Setting::Key,
+            MappingError::NoColumn { .. } | MappingError::NoColumns { .. } => Setting::Columns,
+        }
+    }
+}
+
 /// A table as it is mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappedTable {
@@ -177,12 +173,15 @@ impl MappedTable {
         let table = || settings.name.clone();
         let kind = |name: &str| schema.columns.iter().find(|column| column.name == name).map(|column| column.kind);
         let text = settings.key.clone().unwrap_or_else(|| default_key(&settings.name, &schema.primary_key));
-        let near = |column: &str| nearest(column, schema.columns.iter().map(|column| column.name.as_str())).map(str::to_owned);
-        let template = Template::configured(&text, kind).map_err(|error| match error {
-            TemplateError::UnknownColumn { text, column } => {
-                MappingError::KeyColumn { table: table(), near: near(&column), key: text, column }
-            }
-            error => MappingError::Template { table: table(), error },
+        let near = |word: &str| nearest(word, schema.columns.iter().map(|column| column.name.as_str())).map(str::to_owned);
+        let template = Template::configured(&text, kind).map_err(|error| {
+            let error = match error {
+                TemplateError::UnknownColumn { text, column, near: _ } => {
+                    TemplateError::UnknownColumn { near: near(&column), text, column }
+                }
+                error => error,
+            };
+            MappingError::Template { table: table(), error }
         })?;
         let named: Vec<&str> = template.columns().map(|column| column.column.as_str()).collect();
         if !schema.unique.iter().any(|set| set.iter().all(|column| named.contains(&column.as_str()))) {

@@ -96,7 +96,8 @@ impl Template {
     /// table has no such column.
     pub fn configured(text: &str, mut kind: impl FnMut(&str) -> Option<ColumnType>) -> Result<Template, TemplateError> {
         Template::read(text, |inner| {
-            let kind = kind(inner).ok_or_else(|| TemplateError::UnknownColumn { text: text.to_owned(), column: inner.to_owned() })?;
+            let kind =
+                kind(inner).ok_or_else(|| TemplateError::UnknownColumn { text: text.to_owned(), column: inner.to_owned(), near: None })?;
             Ok(Placeholder { column: inner.to_owned(), kind })
         })
     }

@@ -67,6 +67,11 @@ impl Ledger {
         settled
     }
 
+    /// Whether this message and all before it are confirmed.
+    pub fn settled(&self, ticket: Ticket) -> bool {
+        self.entries.front().is_none_or(|entry| entry.ticket > ticket)
+    }
+
     /// Notes the end of a complete read.
     pub fn complete(&mut self, position: Position) {
         debug_assert!(self.complete.back().is_none_or(|last| *last <= position));

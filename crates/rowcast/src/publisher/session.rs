@@ -13,7 +13,7 @@ use super::assembler::{Assembler, Outgoing};
 use super::ledger::Ledger;
 use super::{End, Settings};
 use crate::batch::{self, ChunkHead, DraftChange};
-use crate::broker::{self, Address, Broker, Event, Message, Publishing};
+use crate::broker::{self, Address, Broker, Event, Message, Publishing, Ticket};
 use crate::change::{Change, Image, KeyHash, Op, Partition, Position, Table};
 use crate::dead_letter::{self, DeadLetter};
 use crate::mapping::{Mapped, MappedTable};
@@ -52,6 +52,14 @@ pub(super) struct Session<'p, S, L> {
     singles: BTreeMap<usize, VecDeque<String>>,
     /// Tables whose resync was requested and is to be passed on.
     resyncs: Vec<Table>,
+    /// The numbers of those requests.
+    resync_requests: Vec<u64>,
+    /// The numbers of the requests for rows.
+    row_requests: Vec<u64>,
+    /// Requests that are answered by what was sent up to a ticket.
+    answered: VecDeque<(Ticket, u64)>,
+    /// The newest message's.
+    last_ticket: Ticket,
     pending: Option<Pending>,
     /// Up to where the stream has been read, and whether a read ends there.
     position: Position,
@@ -110,6 +118,10 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             askings: Askings::default(),
             singles: BTreeMap::new(),
             resyncs: Vec::new(),
+            resync_requests: Vec::new(),
+            row_requests: Vec::new(),
+            answered: VecDeque::new(),
+            last_ticket: Ticket(0),
             pending: None,
             position: start.from,
             complete: true,
@@ -181,6 +193,10 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             Event::Confirmed(ticket) => {
                 Meter::add(&self.meter.confirmed, self.ledger.confirm(ticket));
                 self.forgettable = self.ledger.forgettable().or(self.forgettable);
+                // A request that is not settled comes again to the next session.
+                while let Some((_, number)) = self.answered.pop_front_if(|(ticket, _)| self.ledger.settled(*ticket)) {
+                    self.link.settle(number).await?;
+                }
             }
             Event::Blocked(reason) => {
                 tracing::warn!("the broker takes no messages for now: {reason}");
@@ -193,18 +209,20 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                 self.unblocked = Instant::now();
                 self.next_heartbeat = self.unblocked;
             }
-            Event::Control(body) => self.on_request(&body).await?,
+            Event::Control { body, number } => self.on_request(&body, number).await?,
         }
         Ok(())
     }
 
-    async fn on_request(&mut self, body: &[u8]) -> Result<(), End> {
+    async fn on_request(&mut self, body: &[u8], number: u64) -> Result<(), End> {
         let request = match Request::decode(body) {
             Ok(request) => request,
             Err(reason) => {
                 tracing::warn!("{reason}");
                 let letter = DeadLetter::of_message(&self.settings.pipeline, body, &reason);
-                return self.send_dead_letter(&letter).await;
+                self.send_dead_letter(&letter).await?;
+                self.answered.push_back((self.last_ticket, number));
+                return Ok(());
             }
         };
         match request {
@@ -214,10 +232,19 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                     tracing::debug!(table = %asking.table, partition = %asking.partition, run = %asking.run, after = ?asking.after, again = asking.again, "asked for chunks");
                     self.askings.note(asking);
                 }
+                // If it is lost its consumer asks again.
+                self.link.settle(number).await?;
             }
             Request::Rows { table, pks } => match self.table(&table) {
-                Some(index) => self.singles.entry(index).or_default().extend(pks.iter().map(|pk| pk.get().to_owned())),
-                None => tracing::warn!("rows of {table} were requested, which is not mapped"),
+                Some(index) if !pks.is_empty() => {
+                    self.singles.entry(index).or_default().extend(pks.iter().map(|pk| pk.get().to_owned()));
+                    self.row_requests.push(number);
+                }
+                Some(_) => self.link.settle(number).await?,
+                None => {
+                    tracing::warn!("rows of {table} were requested, which is not mapped");
+                    self.link.settle(number).await?;
+                }
             },
             Request::Resync { tables } => {
                 for table in tables {
@@ -227,6 +254,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                         self.resyncs.push(table);
                     }
                 }
+                self.resync_requests.push(number);
                 self.next_heartbeat = Instant::now();
             }
         }
@@ -441,8 +469,10 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             let outgoing = self.assembler.chunk(partition, self.position, &head, rows);
             self.send_batch(outgoing).await?;
         }
-        if let Some(wanted) = &pending.wanted {
-            self.askings.sent(wanted, chunk.upto.as_ref(), chunk.last);
+        match &pending.wanted {
+            Some(wanted) => self.askings.sent(wanted, chunk.upto.as_ref(), chunk.last),
+            None if self.singles.is_empty() => self.answered.extend(self.row_requests.drain(..).map(|number| (self.last_ticket, number))),
+            None => {}
         }
         Ok(())
     }
@@ -459,6 +489,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             }
         }
         self.resyncs.clear();
+        self.answered.extend(self.resync_requests.drain(..).map(|number| (self.last_ticket, number)));
         self.link.look_for_queues().await?;
         Ok(())
     }
@@ -474,6 +505,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
         let bytes = outgoing.body.len();
         let message = Message { to: Address::Partition(outgoing.partition), kind: batch::MESSAGE_TYPE, body: outgoing.body };
         let ticket = self.link.publish(message).await?;
+        self.last_ticket = ticket;
         self.ledger.sent(ticket, Some((outgoing.partition, outgoing.to)), bytes, now);
         Ok(())
     }
@@ -499,6 +531,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
     async fn send_aside(&mut self, message: Message) -> Result<(), End> {
         let bytes = message.body.len();
         let ticket = self.link.publish(message).await?;
+        self.last_ticket = ticket;
         self.ledger.sent(ticket, None, bytes, Instant::now());
         Ok(())
     }

@@ -20,3 +20,5 @@ mod source;
 mod watcher;
 mod world;
 mod writer;
+
+pub use binary::rowcast;

@@ -1,10 +1,15 @@
 //! The SQLite source beside other writers: whatever they do, what the source streams is what the table holds.
 
+mod around;
 mod filters;
 mod history;
+mod migrations;
 mod pace;
+mod rules;
+mod schemas;
 mod statements;
 mod triggers;
+mod values;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -17,6 +22,8 @@ use rowcast::source::sqlite::{SqliteSettings, SqliteSource, install};
 use rowcast::source::{Portion, PositionRecord, Source, Start};
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
+
+use statements::quoted;
 
 /// How long anything may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -108,10 +115,6 @@ impl Follower {
     }
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn key_value(value: ValueRef<'_>) -> KeyValue {
     match value {
         ValueRef::Null => KeyValue::Null,
@@ -123,14 +126,22 @@ fn key_value(value: ValueRef<'_>) -> KeyValue {
 }
 
 /// What the table holds, by SQLite's own words: Redis key → row, and primary key → row.
-fn oracle(connection: &Connection, mapped: &MappedTable, primary_key: &[&str]) -> [BTreeMap<String, String>; 2] {
-    let object = |columns: &[String]| {
-        let parts = columns.iter().map(|column| format!("'{}', {}", column.replace('\'', "''"), quoted(column)));
-        format!("json_object({})", parts.collect::<Vec<_>>().join(", "))
+fn oracle<S: AsRef<str>>(connection: &Connection, mapped: &MappedTable, primary_key: &[S]) -> [BTreeMap<String, String>; 2] {
+    let object = |columns: &[&str], blob: &str| {
+        let part = |column: &&str| {
+            let (name, column) = (column.replace('\'', "''"), quoted(column));
+            format!(
+                "'{name}', json(CASE typeof({column}) WHEN 'blob' THEN {} ELSE json_quote({column}) END)",
+                blob.replace('$', &format!("lower(hex({column}))"))
+            )
+        };
+        format!("json_object({})", columns.iter().map(part).collect::<Vec<_>>().join(", "))
     };
-    let pk: Vec<String> = primary_key.iter().map(|column| (*column).to_owned()).collect();
+    let columns: Vec<&str> = mapped.columns.iter().map(String::as_str).collect();
+    let pk: Vec<&str> = primary_key.iter().map(AsRef::as_ref).collect();
     let template: Vec<String> = mapped.descriptor.keys.template.columns().map(|column| quoted(&column.column)).collect();
-    let sql = format!("SELECT {}, {}, {} FROM {}", object(&mapped.columns), object(&pk), template.join(", "), quoted(&mapped.table.0));
+    let (columns, pk) = (object(&columns, "json_quote($)"), object(&pk, "json_object('hex', $)"));
+    let sql = format!("SELECT {columns}, {pk}, {} FROM {}", template.join(", "), quoted(&mapped.table.0));
     let mut statement = connection.prepare(&sql).unwrap();
     let mut rows = statement.query([]).unwrap();
     let mut maps = [BTreeMap::new(), BTreeMap::new()];

@@ -11,7 +11,7 @@ use rowcast::source::{Chunk, ChunkLimits, Error, Portion, Source};
 use rowcast_testkit::wait;
 use rusqlite::Connection;
 
-use super::statements::SHAPES;
+use super::statements::shape;
 use super::writer::{Python, Writer, bundled};
 use super::{DEADLINE, Follower, application, begun, newest, oracle, settings};
 
@@ -141,17 +141,17 @@ async fn a_dropped_future_loses_nothing_and_an_abandoned_read_comes_again() {
 
 #[tokio::test]
 async fn several_programs_write_at_once_while_history_is_forgotten() {
-    let shape = SHAPES.iter().find(|shape| shape.name == "keys from another column").unwrap();
+    let shape = shape("keys from another column");
     for mode in ["wal", "delete"] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db");
         let app = application(&path);
         app.execute_batch(&format!("PRAGMA journal_mode = {mode}; {}", shape.ddl)).unwrap();
-        let settings = settings(&path, &[(shape.table, shape.key)]);
+        let settings = settings(&path, &[(&shape.table, shape.key.as_deref())]);
         let mut follower = Follower::begin(&settings).await;
         let writers: Vec<_> = (0..3)
             .map(|number| {
-                let path = path.clone();
+                let (path, shape) = (path.clone(), shape.clone());
                 std::thread::spawn(move || {
                     let mut writer: Box<dyn Writer> = if number == 0 { bundled(&path) } else { Box::new(Python::start(&path)) };
                     let mut rng = StdRng::seed_from_u64(number);
@@ -169,7 +169,7 @@ async fn several_programs_write_at_once_while_history_is_forgotten() {
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         follower.follow(newest(&app)).await.unwrap();
         assert!(follower.position.0 > 200, "{mode}: the statements did something");
-        assert_eq!(follower.rows, oracle(&app, &follower.start.tables[0], shape.primary_key)[0], "{mode}");
+        assert_eq!(follower.rows, oracle(&app, &follower.start.tables[0], &shape.primary_key)[0], "{mode}");
         // Leaving writes down what was confirmed, unless somebody else writes just then.
         follower.source.forget(follower.position).await.unwrap();
         let (record, position) = (follower.record.clone(), follower.position);

@@ -198,12 +198,16 @@ async fn perform<B: Broker, C: Cache>(
     };
     stop_all(halves).await?;
     db.close().await.context("cannot close the demo's database")?;
-    let elapsed = played.ok_or(Failure::Interrupted)??;
+    let elapsed = played.ok_or_else(interrupted)??;
     let comparison = tokio::select! {
         comparison = compare(stage, &mut link, story) => comparison?,
-        () = signals.next() => return Err(Failure::Interrupted),
+        () = signals.next() => return Err(interrupted()),
     };
     Ok(Summary::new(changes, elapsed, &watch.lag(), comparison))
+}
+
+fn interrupted() -> Failure {
+    Failure::Interrupted("the demo has removed everything that it made".to_owned())
 }
 
 fn start<B: Broker, C: Cache>(stage: &Stage, tap: &Tap<B>, cache: C, meter: &Arc<Meter>, watch: &Arc<Watch>) -> anyhow::Result<Vec<Half>> {

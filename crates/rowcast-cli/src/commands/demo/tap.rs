@@ -83,6 +83,10 @@ impl<P: Publishing> Publishing for TapPublishing<P> {
         self.publishing.event().await
     }
 
+    async fn settle(&mut self, number: u64) -> Result<(), Error> {
+        self.publishing.settle(number).await
+    }
+
     async fn look_for_queues(&mut self) -> Result<(), Error> {
         self.publishing.look_for_queues().await
     }

@@ -15,20 +15,24 @@ use self::topology::{Names, look, short};
 use crate::broker::{Broker, Error, QueueState};
 use crate::change::Partition;
 
+mod check;
 mod content;
 mod dial;
 mod errors;
+mod greeting;
 mod link;
 mod outgoing;
 mod publishing;
 mod queue;
 mod removal;
 mod settings;
+mod tail;
 mod topology;
 
 pub use self::publishing::RabbitPublishing;
 pub use self::queue::RabbitQueue;
 pub use self::settings::{InvalidSetting, QueueType, RabbitSettings};
+pub use self::tail::RabbitTail;
 
 /// AMQP's reply code for a queue that does not exist.
 const NOT_FOUND: u16 = 404;

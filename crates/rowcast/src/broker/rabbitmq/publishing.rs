@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt, poll};
 use lapin::message::BasicReturnMessage;
-use lapin::options::{BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation, Connection, Consumer};
 
@@ -45,7 +45,7 @@ pub struct RabbitPublishing {
     channel: Channel,
     /// Where the queues are looked for: a missing one closes it.
     looking: Channel,
-    /// Askings. Acked by the broker as it sends them: a lost one is asked again.
+    /// Requests, each acked when it is settled.
     control: Consumer,
     /// What lapin has to tell of the connection. Listened to from its beginning, so that no alarm is missed.
     signs: Pin<Box<dyn Stream<Item = lapin::Event> + Send>>,
@@ -160,12 +160,7 @@ async fn open(connection: &Connection, settings: &RabbitSettings, names: &Names)
     declaring.dead().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(|error| failed("asking for confirms", &error))?;
     let control = channel
-        .basic_consume(
-            short(&names.control),
-            "".into(),
-            BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() },
-            FieldTable::default(),
-        )
+        .basic_consume(short(&names.control), "".into(), BasicConsumeOptions::default(), FieldTable::default())
         .await
         .map_err(|error| failed(&format!("consuming the queue {}", names.control), &error))?;
     let looking = link::channel(connection).await?;
@@ -256,11 +251,23 @@ impl Publishing for RabbitPublishing {
                     None => return Err(self.lost("the connection to RabbitMQ ended".to_owned())),
                 },
                 asking = self.control.next() => match asking {
-                    Some(Ok(delivery)) => return Ok(Event::Control(content::decode(&delivery.properties, delivery.data))),
+                    Some(Ok(delivery)) => {
+                        let body = content::decode(&delivery.properties, delivery.data);
+                        return Ok(Event::Control { body, number: delivery.delivery_tag });
+                    }
                     Some(Err(error)) => return Err(self.lost(format!("the connection to RabbitMQ ended: {error}"))),
                     None => return Err(self.lost(format!("the channel was closed, or the queue {} is gone", self.names.control))),
                 },
             }
+        }
+    }
+
+    async fn settle(&mut self, number: u64) -> Result<(), Error> {
+        self.check()?;
+        // The first poll puts the frame into lapin's queue; while the connection is blocked nothing is written.
+        match self.channel.basic_ack(number, BasicAckOptions::default()).now_or_never() {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(self.lost(format!("acking a request failed: {error}"))),
         }
     }
 

@@ -82,8 +82,8 @@ impl RabbitSettings {
         Ok(RabbitSettings { prefetch, ..self })
     }
 
-    /// The host and port, for messages.
-    pub(super) fn address(&self) -> String {
+    /// The host and port, for messages; no password is in it.
+    pub fn address(&self) -> String {
         format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
     }
 }

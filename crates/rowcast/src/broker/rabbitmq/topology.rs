@@ -50,7 +50,7 @@ impl Names {
 
 /// What a queue is for, which decides its arguments.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     Batches,
     Control,
     Position,
@@ -73,6 +73,14 @@ fn arguments(purpose: Purpose, queue_type: QueueType) -> FieldTable {
     if let Some((name, value)) = own {
         arguments.insert(name.into(), value);
     }
+    arguments
+}
+
+/// The arguments of a queue that ends with its connection: where quorum is the vhost's default type, an exclusive queue would
+/// be refused.
+pub(super) fn classic() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(LongString::from(QueueType::Classic.name())));
     arguments
 }
 
@@ -131,10 +139,7 @@ impl Declaring<'_> {
     pub async fn lock(&self) -> Result<(), Error> {
         let name = &self.names.publisher;
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        // Where quorum is the vhost's default type, an exclusive queue would be refused.
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString(LongString::from(QueueType::Classic.name())));
-        match self.channel.queue_declare(short(name), options, arguments).await {
+        match self.channel.queue_declare(short(name), options, classic()).await {
             Ok(_) => Ok(()),
             Err(error) => Err(match failed(&format!("taking the exclusive queue {name}"), &error) {
                 Error::Standby(_) => Error::Standby(format!(
@@ -146,7 +151,8 @@ impl Declaring<'_> {
         }
     }
 
-    async fn queue(&self, name: &str, purpose: Purpose) -> Result<(), Error> {
+    /// A queue of the pipeline.
+    pub async fn queue(&self, name: &str, purpose: Purpose) -> Result<(), Error> {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         self.channel
             .queue_declare(short(name), options, arguments(purpose, self.settings.queue_type))

@@ -126,6 +126,12 @@ impl Connection {
     fn fails(&mut self, error: &RedisError) -> Fault {
         self.over(if error.is_timeout() {
             format!("Redis at {} did not answer in time; what was sent may yet be executed", self.place)
+        } else if error.kind() == redis::ErrorKind::Parse {
+            format!(
+                "what answers at {} does not speak as Redis does: does the cache's URL name another server's port? (Redis listens at 6379 \
+                 unless it is told otherwise)",
+                self.place
+            )
         } else {
             format!("Redis at {}: {error}", self.place)
         })

@@ -35,12 +35,17 @@ const ACL: &str = "~* +auth +select +type +get +set +mset +hget +hset +hgetall +
 pub(super) fn judge(reply: &str, place: &str, user: &str) -> Fault {
     let reply = cause(reply);
     let (code, detail) = reply.split_once(' ').unwrap_or((reply, ""));
-    let lost = |remedy: &str| Fault::Lost(format!("Redis at {place}: {reply}{remedy}"));
-    let fatal = |remedy: &str| Fault::Fatal(format!("Redis at {place}: {reply}{remedy}"));
+    // What Redis says ends with a full stop or without.
+    let said = match reply.trim_end_matches('.') {
+        "" => reply.to_owned(),
+        said => format!("{said}."),
+    };
+    let lost = |remedy: &str| Fault::Lost(format!("Redis at {place}: {said}{remedy}"));
+    let fatal = |remedy: &str| Fault::Fatal(format!("Redis at {place}: {said}{remedy}"));
     match code {
         "NOSCRIPT" => Fault::NoScript,
         "OOM" => Fault::Full(format!(
-            "Redis at {place}: {reply} Nothing can be written until there is room: raise maxmemory, or remove keys that nobody needs"
+            "Redis at {place}: {said} Nothing can be written until there is room: raise maxmemory, or remove keys that nobody needs"
         )),
         "WRONGTYPE" => Fault::WrongType(format!("Redis at {place}: {reply}")),
         "READONLY" => lost(
@@ -73,11 +78,14 @@ pub(super) fn judge(reply: &str, place: &str, user: &str) -> Fault {
     }
 }
 
-const CLUSTER: &str = " The server is part of a Redis Cluster, where the keys of one block live in many slots and cannot change together; point rowcast at a \
+pub(super) const CLUSTER: &str = " The server is part of a Redis Cluster, where the keys of one block live in many slots and cannot change together; point rowcast at a \
      server that is not in cluster mode";
 
+/// What stands before the command that grants it.
+pub(super) const NEEDS: &str = "Everything that rowcast needs is given by: ";
+
 fn no_permission(reply: &str, place: &str, user: &str) -> String {
-    format!("Redis at {place}: {reply} Everything that rowcast needs is given by: ACL SETUSER {user} {ACL}")
+    format!("Redis at {place}: {}. {NEEDS}ACL SETUSER {user} {ACL}", reply.trim_end_matches('.'))
 }
 
 /// The error inside of the one that Redis 6 wraps around what fails in a script:

@@ -106,6 +106,26 @@ impl RedisLink {
         self.typed("TYPE", answer)
     }
 
+    pub(super) fn pipeline(&self) -> &str {
+        &self.settings.pipeline
+    }
+
+    pub(super) fn place(&self) -> String {
+        self.settings.place()
+    }
+
+    pub(super) fn user(&self) -> &str {
+        self.settings.login().username().unwrap_or("default")
+    }
+
+    /// Calls a script that takes one key and nothing else.
+    pub(super) async fn run_on(&mut self, script: Script, key: &str) -> Result<Value, Fault> {
+        let name = self.scripts.name(&mut self.connection, script).await?;
+        let mut command = cmd("EVALSHA");
+        command.arg(name).arg(1).arg(key);
+        self.scripts.call(&mut self.connection, script, &command).await
+    }
+
     pub(super) async fn ask(&mut self, command: &Cmd) -> Result<Value, Error> {
         self.connection.ask(command).await.map_err(|fault| self.connection.error(fault))
     }

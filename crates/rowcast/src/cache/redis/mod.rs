@@ -13,6 +13,7 @@ use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnection
 use super::{Cache, Error};
 
 mod block;
+mod check;
 mod connection;
 mod fault;
 mod link;
@@ -75,8 +76,8 @@ impl RedisSettings {
         })
     }
 
-    /// Host and port, for messages.
-    fn place(&self) -> String {
+    /// Host and port, for messages; no password is in it.
+    pub fn place(&self) -> String {
         self.info.addr().to_string()
     }
 

@@ -14,6 +14,8 @@ pub(super) enum Script {
     Clear,
     /// Puts another layout into force.
     Layout,
+    /// Tries what the others do, and leaves nothing behind.
+    Check,
 }
 
 impl Script {
@@ -22,6 +24,7 @@ impl Script {
             Script::Block => concat!(include_str!("begin.lua"), "\n", include_str!("block.lua")),
             Script::Clear => concat!(include_str!("begin.lua"), "\n", include_str!("clear.lua")),
             Script::Layout => include_str!("layout.lua"),
+            Script::Check => include_str!("check.lua"),
         }
     }
 }
@@ -29,7 +32,7 @@ impl Script {
 /// The names that the server has given to the scripts, by [`Script`].
 #[derive(Debug, Default)]
 pub(super) struct Scripts {
-    names: [Option<String>; 3],
+    names: [Option<String>; 4],
 }
 
 impl Scripts {

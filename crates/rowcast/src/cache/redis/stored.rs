@@ -10,7 +10,7 @@ use crate::change::Lineage;
 use crate::checkpoint::Checkpoint;
 
 /// Fields and values in turn, all of them always, so that nothing of an older checkpoint is left.
-pub(super) fn encode(version: &Version, checkpoint: &Checkpoint) -> [Vec<u8>; 12] {
+pub(super) fn encode(version: &Version, checkpoint: &Checkpoint) -> [Vec<u8>; 14] {
     [
         b"version".to_vec(),
         version.0.clone().into_bytes(),
@@ -24,6 +24,8 @@ pub(super) fn encode(version: &Version, checkpoint: &Checkpoint) -> [Vec<u8>; 12
         json(&checkpoint.old_keys),
         b"resyncs".to_vec(),
         json(&checkpoint.resyncs),
+        b"completed".to_vec(),
+        json(&checkpoint.completed),
     ]
 }
 
@@ -40,6 +42,8 @@ pub(super) fn decode(fields: &HashMap<String, String>) -> Result<Stored, String>
         mappings: parse("mappings", field("mappings")?)?,
         old_keys: parse("old_keys", field("old_keys")?)?,
         resyncs: parse("resyncs", field("resyncs")?)?,
+        // A checkpoint of the first version does not have it.
+        completed: fields.get("completed").map(|text| parse("completed", text)).transpose()?.unwrap_or_default(),
     };
     Ok(Stored { checkpoint, version: Version(version.clone()) })
 }
@@ -65,6 +69,7 @@ mod tests {
             mappings: [(users.clone(), "9f3c61d0 json user:{id:integer}".parse().unwrap())].into(),
             old_keys: [(users.clone(), ["u:{id:integer}".parse().unwrap()].into())].into(),
             resyncs: Default::default(),
+            completed: [(users.clone(), Run("01JG".into()))].into(),
         };
         checkpoint.open(&users, Run("01JH".into()));
         let resync = checkpoint.resyncs.get_mut(&users).unwrap();
@@ -81,6 +86,13 @@ mod tests {
     #[test]
     fn a_checkpoint_reads_back_as_it_was_written() {
         assert_eq!(decode(&fields()), Ok(Stored { checkpoint: checkpoint(), version: Version("v1".into()) }));
+    }
+
+    #[test]
+    fn a_checkpoint_of_the_first_version_is_read() {
+        let mut fields = fields();
+        fields.remove("completed");
+        assert_eq!(decode(&fields).unwrap().checkpoint.completed, Default::default());
     }
 
     #[test]

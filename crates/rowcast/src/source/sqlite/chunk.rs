@@ -79,8 +79,10 @@ impl Session {
                     continue;
                 }
             };
-            let found = lookup.by_key(reader, &key)?.filter(|found| found.key == key);
-            let image = found.map_or_else(|| reader.absent(&key), |found| found.image);
+            let image = match lookup.by_key(reader, &key)?.filter(|found| found.key == key) {
+                Some(found) => found.image,
+                None => lookup.fate(reader, &key)?,
+            };
             if let Image::Present { json, .. } = &image {
                 bytes += json.len();
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::ErrorCode;
 
 use super::super::Error;
+use crate::finding::Setting;
 
 /// Something went wrong inside the source, before it is known what that means.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(super) enum Failure {
     Sqlite(rusqlite::Error),
     /// It is known what it means.
     Known(Error),
+    /// A setting of a table does not fit the database.
+    Misfit(Setting, String),
 }
 
 impl From<rusqlite::Error> for Failure {
@@ -43,6 +46,7 @@ impl Failure {
         let lock = self.is_lock();
         let error = match self {
             Failure::Known(error) => return error,
+            Failure::Misfit(_, text) => return Error::Fatal(text),
             Failure::Sqlite(error) => error,
         };
         let path = path.display();
@@ -52,11 +56,13 @@ impl Failure {
                 "{path} has been locked for too long while {doing}; another program keeps a transaction open, which has to end"
             )),
             Some(ErrorCode::DiskFull) => Error::Busy(format!("the disk of {path} is full while {doing}; make room on it")),
-            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::CannotOpen) => {
-                Error::Busy(format!(
-                    "{path} cannot be read while {doing} ({error}); if it is being replaced this passes, else restore it from a backup"
-                ))
-            }
+            Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Busy(format!(
+                "{path} cannot be read while {doing} ({error}); if it is being replaced this passes, else restore it from a backup"
+            )),
+            Some(ErrorCode::CannotOpen) => Error::Busy(format!(
+                "{path} cannot be opened while {doing} ({error}); if it is being replaced this passes, else give rowcast read and write \
+                 permission on the file and its folder"
+            )),
             Some(ErrorCode::SchemaChanged) => Error::Changed(format!("the schema of {path} changed while {doing}")),
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Error::Fatal(format!(
                 "{path} cannot be written while {doing} ({error}); give rowcast write permission on the file and its folder"

@@ -15,6 +15,8 @@ use super::schema::{self, Table};
 pub struct Inspection {
     /// Its tables, by name.
     pub tables: Vec<TableInspection>,
+    /// Its views, by name; none of them can be followed.
+    pub views: Vec<String>,
     /// The changelog, if there is one.
     pub changelog: Option<Waiting>,
     /// Its journal mode (`wal`, `delete`, …).
@@ -47,6 +49,11 @@ pub struct Waiting {
     pub pipeline: Option<String>,
 }
 
+/// The database that a lineage is of, whatever became of its history.
+pub fn database_of(lineage: &str) -> &str {
+    lineage.rsplit_once(':').map_or(lineage, |(database, _)| database)
+}
+
 /// Looks at a database and changes nothing.
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let explain = |failure: Failure| failure.explain(path, "looking at it");
@@ -66,12 +73,12 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
         }
         let changelog = if there { Some(waiting(&transaction)?) } else { None };
         let journal_mode = transaction.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-        Ok(Inspection { tables, changelog, journal_mode })
+        Ok(Inspection { tables, views: schema::views(&transaction)?, changelog, journal_mode })
     })
     .map_err(explain)
 }
 
-fn waiting(connection: &Connection) -> Result<Waiting, Failure> {
+pub(super) fn waiting(connection: &Connection) -> Result<Waiting, Failure> {
     check_format(connection)?;
     let forgotten = forgotten(connection)?;
     let (rows, newest) = connection.query_row(

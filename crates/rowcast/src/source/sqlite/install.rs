@@ -11,9 +11,10 @@ use super::error::{Failure, patiently};
 use super::filter;
 use super::rows;
 use super::schema::{self, Table};
-use super::sql::{self, quoted};
+use super::sql::quoted;
 use super::triggers::{self, Logged, Trigger, value_column};
 use super::{Capture, SqliteSettings};
+use crate::finding::Setting;
 use crate::mapping::{MappedTable, TableSettings, nearest};
 
 /// The version of what is installed.
@@ -65,30 +66,51 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
     let name = &settings.name;
     let Some(table) = schema::read(connection, name)? else {
         let names = schema::names(connection)?;
-        let near = nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        return Err(Error::Fatal(format!("there is no table {name} in the database{near}")).into());
+        let near = nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?"));
+        let hint = near.or_else(|| elsewhere(name)).unwrap_or_default();
+        return Err(Failure::Misfit(Setting::Name, format!("there is no table {name} in the database{hint}")));
     };
     if let Some(trouble) = &table.trouble {
-        return Err(Error::Fatal(format!("table {name} cannot be cached: {trouble}")).into());
+        return Err(Failure::Misfit(Setting::Name, format!("table {name} cannot be cached: {trouble}")));
     }
-    let mapped = MappedTable::resolve(settings, &table.mapped()).map_err(|error| Error::Fatal(error.to_string()))?;
+    let mapped = MappedTable::resolve(settings, &table.mapped()).map_err(|error| Failure::Misfit(error.setting(), error.to_string()))?;
     let key: Vec<usize> = table.key_columns().collect();
     let place = |column: &str| table.columns.iter().position(|c| c.name == column);
     let template = mapped.descriptor.keys.template.columns().filter_map(|column| place(&column.column));
     let mut beside_key: Vec<usize> = Vec::new();
     for column in template {
+        if table.columns[column].generated {
+            return Err(Error::Fatal(format!(
+                "table {name}: the key uses the generated column {}, which another version of SQLite may compute otherwise; build the key \
+                 from ordinary columns",
+                table.columns[column].name
+            ))
+            .into());
+        }
         if !key.contains(&column) && !beside_key.contains(&column) {
             beside_key.push(column);
         }
     }
     if capture == Capture::Hooks && !beside_key.is_empty() {
         let columns: Vec<&str> = beside_key.iter().map(|column| table.columns[*column].name.as_str()).collect();
-        return Err(Error::Fatal(format!(
-            "table {name}: the key uses {}, whose old values hooks do not see; capture by triggers (rowcast install), or build the key \
-             from the primary key",
-            columns.join(", ")
-        ))
-        .into());
+        return Err(Failure::Misfit(
+            Setting::Key,
+            format!(
+                "table {name}: the key uses {}, whose old values hooks do not see; capture by triggers (rowcast install), or build the \
+                 key from the primary key",
+                columns.join(", ")
+            ),
+        ));
+    }
+    let columns: Vec<String> = mapped.columns.iter().map(|column| quoted(column)).collect();
+    if let Err(error) = connection.prepare(&format!("SELECT {} FROM {}", columns.join(", "), quoted(name))) {
+        return Err(Failure::Misfit(
+            Setting::Columns,
+            format!(
+                "table {name} cannot be cached: SQLite cannot read it ({error}); if a generated column uses a function that only the \
+                 application has, replace that"
+            ),
+        ));
     }
     let filter = match &settings.filter {
         None => None,
@@ -98,6 +120,19 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
         }
     };
     Ok(Prepared { table, mapped, beside_key, filter })
+}
+
+/// What to do about a table of a database that only a connection of the application knows.
+fn elsewhere(name: &str) -> Option<String> {
+    let (database, table) = name.split_once('.')?;
+    Some(match database.to_ascii_lowercase().as_str() {
+        "main" => format!("; write {table}"),
+        "temp" => "; a temporary table is seen by one connection of the application only and cannot be cached".to_owned(),
+        _ => format!(
+            "; if {database} is a database that the application attaches, {table} needs a pipeline of its own, with that database's file as \
+             its source"
+        ),
+    })
 }
 
 /// A changelog row of a table is shipped once, so a table can be mapped only once.
@@ -114,15 +149,23 @@ pub(super) fn check_each_once(settings: &SqliteSettings) -> Result<(), Failure> 
 
 /// Rows of two tables must not share keys: they would overwrite each other, and no sweep could tell them apart.
 pub(super) fn check_keys_apart(tables: &[MappedTable]) -> Result<(), Failure> {
-    for (index, table) in tables.iter().enumerate() {
-        let template = |mapped: &MappedTable| mapped.descriptor.keys.template.clone();
-        if let Some(other) = tables[..index].iter().find(|other| template(other).overlaps(&template(table))) {
-            let (one, two) = (&other.table, &table.table);
-            let text = format!("the tables {one} and {two} would share keys ({} and {})", template(other), template(table));
-            return Err(Error::Fatal(format!("{text}; give one of them a key that begins otherwise")).into());
-        }
+    match (0..tables.len()).find_map(|index| share_keys(&tables[index], tables[..index].iter())) {
+        Some(text) => Err(Failure::Misfit(Setting::Key, text)),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Which of `others` the table would share keys with, as a sentence.
+pub(super) fn share_keys<'m>(table: &MappedTable, mut others: impl Iterator<Item = &'m MappedTable>) -> Option<String> {
+    let template = |mapped: &MappedTable| mapped.descriptor.keys.template.clone();
+    let other = others.find(|other| template(other).overlaps(&template(table)))?;
+    Some(format!(
+        "the tables {} and {} would share keys ({} and {}); give one of them a key that begins otherwise",
+        other.table,
+        table.table,
+        template(other),
+        template(table)
+    ))
 }
 
 /// An open transaction that changes what is installed, and remembers what it did.
@@ -179,6 +222,37 @@ impl<'t> Installation<'t> {
                  or `rowcast uninstall` there first"
             ))
             .into()),
+        }
+    }
+
+    /// Does all of `work`, or nothing where that needs somebody; then returns why.
+    pub(super) fn or_nothing<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Failure>) -> Result<Result<T, String>, Failure> {
+        let (before, history_broken) = (self.report.clone(), self.history_broken);
+        self.transaction.execute_batch("SAVEPOINT rowcast_table")?;
+        let outcome = work(self);
+        if matches!(outcome, Err(Failure::Known(Error::Fatal(_)) | Failure::Misfit(..))) {
+            self.transaction.execute_batch("ROLLBACK TO rowcast_table")?;
+            (self.report, self.history_broken) = (before, history_broken);
+        }
+        match outcome {
+            Ok(done) => {
+                self.transaction.execute_batch("RELEASE rowcast_table")?;
+                Ok(Ok(done))
+            }
+            Err(Failure::Known(Error::Fatal(why)) | Failure::Misfit(_, why)) => {
+                self.transaction.execute_batch("RELEASE rowcast_table")?;
+                Ok(Err(why))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Takes the triggers off a table that is left out: they only cost time there, keep a migration from dropping their columns,
+    /// and where the table was renamed under `legacy_alter_table` they make every write to it fail.
+    pub(super) fn leave(&mut self, name: &str) -> Result<(), Failure> {
+        match registration(self.transaction, name)? {
+            Some((number, _)) => self.triggers(name, number, &[]).map(drop),
+            None => Ok(()),
         }
     }
 
@@ -263,19 +337,14 @@ impl<'t> Installation<'t> {
     }
 
     /// Whether the application has a trigger that runs before ours and may end a statement without them: SQLite runs the newest
-    /// first, and after RAISE(IGNORE) no other.
-    fn overtaken(&self, table: &str, number: i64) -> Result<bool, Failure> {
-        let mut statement = self.transaction.prepare(
-            "SELECT sql FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 AND name NOT GLOB ?2 \
-             AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2)",
-        )?;
-        let mut rows = statement.query((table, format!("rowcast_{number}_*")))?;
-        while let Some(row) = rows.next()? {
-            if sql::may_ignore(&row.get::<_, String>(0)?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// first, and none follows after RAISE(IGNORE), or after anything that fails in a statement with OR FAIL, which keeps its row.
+    pub(super) fn overtaken(&self, table: &str, number: i64) -> rusqlite::Result<bool> {
+        self.transaction.query_row(
+            "SELECT EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND name NOT GLOB ?2 \
+             AND rowid > (SELECT min(rowid) FROM main.sqlite_schema WHERE type = 'trigger' AND name GLOB ?2))",
+            (table, format!("rowcast_{number}_*")),
+            |row| row.get(0),
+        )
     }
 
     /// Has SQLite compile what the application will do, so that functions and collations that only the application has are
@@ -287,8 +356,8 @@ impl<'t> Installation<'t> {
         {
             if let Err(error) = self.transaction.prepare(&sql) {
                 return Err(Error::Fatal(format!(
-                    "table {} cannot be cached by triggers: SQLite cannot compile a write to it ({error}); if one of its indexes, defaults \
-                     or triggers uses a function that only the application has, replace that",
+                    "table {} cannot be cached by triggers: SQLite cannot compile a write to it ({error}); if one of its generated \
+                     columns, indexes, defaults or triggers uses a function that only the application has, replace that",
                     prepared.table.name
                 ))
                 .into());

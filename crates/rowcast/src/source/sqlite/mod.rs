@@ -3,6 +3,7 @@
 //! One read transaction of the changelog is one source transaction: it fixes the newest id, and every key named since the
 //! last read is shipped once, as this snapshot has it.
 
+mod check;
 mod chunk;
 mod error;
 mod filter;
@@ -11,6 +12,7 @@ mod install;
 mod rows;
 mod schema;
 mod session;
+mod single;
 mod sql;
 mod stream;
 mod triggers;
@@ -28,10 +30,12 @@ use super::{Chunk, ChunkLimits, Error, Portion, PositionRecord, Source, Start};
 use crate::change::{Bound, Position};
 use crate::mapping::TableSettings;
 
+pub use check::{check, misfits};
 pub use filter::expression as filter_expression;
-pub use inspect::{Inspection, TableInspection, Waiting, inspect};
+pub use inspect::{Inspection, TableInspection, Waiting, database_of, inspect};
 pub use install::{Report, install, plan, uninstall};
 pub use schema::{Column, Table};
+pub use single::{SingleRow, SingleRowError, count_rows, single_row};
 
 use worker::Command;
 

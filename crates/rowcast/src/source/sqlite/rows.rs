@@ -39,6 +39,7 @@ pub(super) struct RowReader {
     /// The template's columns: their places in the row that is read, and in a changelog row.
     template: Vec<(usize, Logged)>,
     by_key: String,
+    /// Where the primary key alone does not tell which key of the cache a row had, or whether another row has that now.
     by_template: Option<ByTemplate>,
     /// What says whether a row is cached at all, where not all are.
     filter: Option<String>,
@@ -49,7 +50,7 @@ pub(super) struct RowReader {
     pub(super) chunk_after: String,
 }
 
-/// How a row with given template values is found where the template is not made of the primary key alone.
+/// How a row with given template values is found.
 #[derive(Debug)]
 struct ByTemplate {
     sql: String,
@@ -98,7 +99,7 @@ impl RowReader {
             key_fields: key.iter().enumerate().map(|(place, column)| field(place == 0, &table.columns[*column].name)).collect(),
             template,
             by_key: format!("{from} WHERE {}", equal(table, &table.key)),
-            by_template: by_template(table, &columns, &prepared.beside_key, &from),
+            by_template: by_template(table, &columns, &key, &from),
             filter: prepared.filter.clone(),
             names_unmatched: !prepared.mapped.descriptor.keys.can_be_told(),
             chunk_first,
@@ -182,10 +183,18 @@ impl RowReader {
         })
     }
 
-    /// What became of a row whose primary key nobody has any more. Where its old values have to tell which key of the cache it
-    /// had, this says only that the row is gone: another row may have taken that key, but a chunk must not bring this one back.
+    /// What became of a row whose primary key nobody has any more. Where that does not tell the fate of its key in the cache, this
+    /// says only that the row is gone: another row may have that key, but a chunk must not bring this one back.
     pub(super) fn absent(&self, key: &[Datum]) -> Image {
-        if self.beside_width == 0 { self.absent_with(key, &[]) } else { Image::Absent { key: vec![KeyValue::Null; self.template.len()] } }
+        match self.by_template {
+            None => self.absent_with(key, &[]),
+            Some(_) => Image::Absent { key: vec![KeyValue::Null; self.template.len()] },
+        }
+    }
+
+    /// Whether a changelog row has the template's values. Those beside the primary key are not there for an insert.
+    pub(super) fn names_template(&self, insert: bool) -> bool {
+        self.by_template.is_some() && (self.beside_width == 0 || !insert)
     }
 
     fn absent_with(&self, key: &[Datum], beside: &[Datum]) -> Image {
@@ -242,7 +251,7 @@ impl<'c> Lookup<'c> {
     }
 
     /// What has become of old values of the template: the row that has exactly these now, else that nobody has.
-    /// `None` where the template has no columns beside the primary key, or a NULL among them, which never made a key.
+    /// `None` where the primary key tells as much, or where a NULL is among them, which never made a key.
     pub(super) fn by_template(&mut self, reader: &RowReader, key: &[Datum], beside: &[Datum]) -> rusqlite::Result<Option<Found>> {
         let (Some(statement), Some(by)) = (&mut self.by_template, &reader.by_template) else { return Ok(None) };
         let values: Vec<&Datum> = reader.template_values(key, beside).collect();
@@ -259,6 +268,18 @@ impl<'c> Lookup<'c> {
             }
         }
         Ok(Some(Found { pk: reader.pk(key), key: key.to_vec(), image: reader.absent_with(key, beside) }))
+    }
+}
+
+impl Lookup<'_> {
+    /// What became of a row whose primary key nobody has any more, as far as that can be told without its old values.
+    pub(super) fn fate(&mut self, reader: &RowReader, key: &[Datum]) -> rusqlite::Result<Image> {
+        if reader.beside_width == 0
+            && let Some(Found { image: image @ Image::Absent { .. }, .. }) = self.by_template(reader, key, &[])?
+        {
+            return Ok(image);
+        }
+        Ok(reader.absent(key))
     }
 }
 
@@ -295,8 +316,9 @@ pub(super) fn equal(table: &Table, parts: &[Part]) -> String {
     conditions.collect::<Vec<_>>().join(" AND ")
 }
 
-fn by_template(table: &Table, columns: &[usize], beside_key: &[usize], from: &str) -> Option<ByTemplate> {
-    if beside_key.is_empty() {
+fn by_template(table: &Table, columns: &[usize], key: &[usize], from: &str) -> Option<ByTemplate> {
+    let within = |these: &[usize], those: &[usize]| these.iter().all(|column| those.contains(column));
+    if within(columns, key) && within(key, columns) {
         return None;
     }
     let parts = table.unique_within(columns).expect("a template without a unique index is refused by the mapping");
@@ -367,6 +389,7 @@ mod tests {
             ("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT NOT NULL UNIQUE)", Some("t:{a}")),
             ("CREATE TABLE t(k TEXT PRIMARY KEY COLLATE NOCASE, a TEXT NOT NULL) WITHOUT ROWID", Some("t:{a}:{k}")),
             ("CREATE TABLE t(k TEXT NOT NULL, n INT NOT NULL, a TEXT, PRIMARY KEY(k, n))", None),
+            ("CREATE TABLE t(k TEXT NOT NULL, n INT NOT NULL UNIQUE, a TEXT, PRIMARY KEY(k, n))", Some("t:{n}")),
             ("CREATE TABLE t(k TEXT NOT NULL, n INT NOT NULL, a TEXT, PRIMARY KEY(k DESC, n))", None),
             ("CREATE TABLE t(k TEXT NOT NULL, n INT NOT NULL, a TEXT, PRIMARY KEY(k COLLATE RTRIM, n DESC)) WITHOUT ROWID", None),
         ] {

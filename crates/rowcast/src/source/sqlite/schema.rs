@@ -63,6 +63,8 @@ pub struct Table {
     pub(super) hidden_rowid: Option<&'static str>,
     /// Unique indexes beside the primary key.
     pub(super) unique: Vec<Unique>,
+    /// Whether the silent removal of a row that REPLACE displaces may take along the very row that displaces it.
+    pub(super) removal_spreads: bool,
     strict: bool,
     /// Why it cannot be used, with the remedy.
     pub trouble: Option<String>,
@@ -85,6 +87,13 @@ pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     names.filter(|name| !name.as_ref().is_ok_and(|name| is_internal(name))).collect()
 }
 
+/// Every view, in the order of their names.
+pub(super) fn views(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'view' ORDER BY name")?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    names.collect()
+}
+
 /// Reads what a table is; `None` if there is none of this very name.
 pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Option<Table>> {
     let found = connection
@@ -100,16 +109,21 @@ pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Opti
         key_is_rowid: false,
         hidden_rowid: None,
         unique: Vec::new(),
+        removal_spreads: false,
         strict,
         trouble: None,
     };
     if is_internal(name) {
-        table.trouble = Some("it belongs to SQLite or to rowcast itself".to_owned());
+        table.trouble = Some("it belongs to SQLite or to rowcast itself; map tables of the application".to_owned());
     } else if kind != "table" {
         table.trouble = Some(match kind.as_str() {
             "view" => "it is a view, which has no rows of its own; map the tables that it reads".to_owned(),
-            "virtual" => "it is a virtual table, and SQLite allows no triggers on those; map an ordinary table".to_owned(),
-            _ => format!("it is a {kind} table of SQLite's own; map the table that it belongs to"),
+            "virtual" => {
+                "it is a virtual table, and SQLite allows no triggers on those; map the ordinary table that it was made from".to_owned()
+            }
+            _ => format!(
+                "it is a {kind} table, which a virtual table (a full-text index, say) keeps its own data in; map the ordinary table that that one was made from"
+            ),
         });
     }
     if table.trouble.is_some() {
@@ -127,8 +141,23 @@ pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Opti
     } else if !without_rowid {
         table.hidden_rowid = ROWID_NAMES.into_iter().find(|rowid| table.columns.iter().all(|c| !c.name.eq_ignore_ascii_case(rowid)));
     }
+    table.removal_spreads = removal_spreads(connection, name)?;
     table.trouble = trouble(&table, without_rowid);
     Ok(Some(table))
+}
+
+/// Somebody's foreign key does something when a row of the table goes, and a row of the table may go by a foreign key or
+/// by a trigger of the application.
+fn removal_spreads(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT * FROM pragma_table_list AS t, pragma_foreign_key_list(t.name, 'main') AS f \
+                        WHERE t.schema = 'main' AND t.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE \
+                          AND f.on_delete NOT IN ('NO ACTION', 'RESTRICT')) \
+            AND (EXISTS (SELECT * FROM pragma_foreign_key_list(?1, 'main') WHERE on_delete = 'CASCADE') \
+                 OR EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND name NOT GLOB 'rowcast_[0-9]*'))",
+        [name],
+        |row| row.get(0),
+    )
 }
 
 /// Reads the columns, and returns the primary key's as (place in the key, place in the table).
@@ -218,7 +247,10 @@ fn trouble(table: &Table, without_rowid: bool) -> Option<String> {
             let PartOf::Column(column) = part.what else { continue };
             let column = &table.columns[column];
             if column.generated {
-                return Some(format!("its unique index {name} is over the generated column {}; make it an ordinary index", column.name));
+                return Some(format!(
+                    "its unique index {name} is over the generated column {0}; make it a unique index over the expression that {0} is computed by, which does the same",
+                    column.name
+                ));
             }
             if column.not_null && column.default.as_deref().is_some_and(|default| default.to_ascii_lowercase().contains("random")) {
                 return Some(format!(
@@ -243,7 +275,10 @@ fn expression_trouble(table: &Table, unique: &Unique) -> Option<String> {
         }
         for Token { name, .. } in sql::names(text) {
             if table.columns.iter().any(|column| column.generated && column.name.eq_ignore_ascii_case(&name)) {
-                return Some(format!("its unique index {} uses the generated column {name}; make it an ordinary index", unique.name));
+                return Some(format!(
+                    "its unique index {} uses the generated column {name}; put the expression that {name} is computed by in its place, which does the same",
+                    unique.name
+                ));
             }
             // SQLite has not chosen the number of a new row when the triggers look at it.
             let number = table.key_is_rowid && table.is_key_column(&name);
@@ -292,12 +327,12 @@ impl Table {
     }
 
     /// What mapping may expect of the table.
-    pub(super) fn mapped(&self) -> TableSchema {
+    pub fn mapped(&self) -> TableSchema {
         let name = |column: usize| self.columns[column].name.clone();
-        let columns = self.columns.iter().enumerate().filter(|(_, column)| !column.generated).map(|(place, column)| ColumnSchema {
+        let columns = self.columns.iter().enumerate().map(|(place, column)| ColumnSchema {
             name: column.name.clone(),
             kind: self.kind(place),
-            declared: column.declared.clone(),
+            declared: definition(column),
         });
         let mut unique = vec![self.key_columns().map(name).collect::<Vec<_>>()];
         unique.extend(self.unique.iter().filter(|unique| self.tells_rows_apart(unique)).map(|unique| {
@@ -336,6 +371,13 @@ impl Table {
             Affinity::Numeric => ColumnType::Numeric,
         }
     }
+}
+
+/// What decides which value a row has that was there before the column: ALTER TABLE may drop a column and add another one of
+/// the same name and type, and no trigger sees that.
+fn definition(column: &Column) -> String {
+    let default = column.default.as_deref().map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
+    format!("{}{default}{}", column.declared, if column.generated { " GENERATED" } else { "" })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -385,6 +427,12 @@ mod tests {
             ("CREATE TABLE t(id INTEGER PRIMARY KEY, a, b AS (a + 1)); CREATE UNIQUE INDEX i ON t(abs(b))", "t", "generated column b"),
             ("CREATE TABLE t(id INTEGER PRIMARY KEY, a NOT NULL DEFAULT (random()) UNIQUE)", "t", "random"),
             ("CREATE TABLE \"new\"(id INTEGER PRIMARY KEY)", "new", "rename"),
+            ("CREATE TABLE t(id INTEGER PRIMARY KEY); CREATE TABLE n(a)", "n", "no primary key"),
+            ("CREATE VIRTUAL TABLE f USING fts5(words)", "f", "map the ordinary table"),
+            ("CREATE VIRTUAL TABLE f USING fts5(words)", "f_content", "full-text"),
+            ("CREATE VIRTUAL TABLE r USING rtree(id, a, b)", "r", "virtual table"),
+            ("CREATE VIRTUAL TABLE r USING rtree(id, a, b)", "r_node", "shadow"),
+            ("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT)", "sqlite_sequence", "belongs to SQLite"),
         ] {
             let trouble = table(sql, name).trouble.expect(sql);
             assert!(trouble.contains(said), "{sql}: {trouble}");
@@ -397,7 +445,7 @@ mod tests {
         use ColumnType::{Blob, Integer, Numeric, Text};
         assert_eq!(
             kinds("CREATE TABLE t(id INTEGER PRIMARY KEY, a INTEGER, b VARCHAR(9), c, d BLOB, e DOUBLE, f DATE, g AS (a))"),
-            [Integer, Numeric, Text, Blob, Blob, Numeric, Numeric]
+            [Integer, Numeric, Text, Blob, Blob, Numeric, Numeric, Blob]
         );
         assert_eq!(kinds("CREATE TABLE t(id INT NOT NULL PRIMARY KEY, a ANY) STRICT"), [Integer, Blob]);
         assert_eq!(kinds("CREATE TABLE t(id INTEGER PRIMARY KEY) WITHOUT ROWID"), [Numeric]);

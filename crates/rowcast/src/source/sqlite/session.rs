@@ -13,7 +13,7 @@ use super::rows::RowReader;
 use super::stream::{self, Read};
 use super::{Capture, SqliteSettings};
 use crate::change::{Lineage, Position};
-use crate::mapping::MappedTable;
+use crate::mapping::{MappedTable, TableSettings};
 
 /// How many changelog rows one transaction removes: some two milliseconds during which the application cannot write.
 const TRIM_ROWS: i64 = 5000;
@@ -73,12 +73,14 @@ struct Opened {
 }
 
 impl Session {
-    /// Opens the file anew, compares its history with the record, and mends what a migration has removed.
-    pub(super) fn begin(settings: &SqliteSettings, record: Option<&PositionRecord>) -> Result<(Session, Start), Failure> {
+    /// Opens the file anew, compares its history with the record, and mends what a migration has removed. Where a session went
+    /// before (`again`), a table that cannot be followed any more is left out, and the others go on.
+    pub(super) fn begin(settings: &SqliteSettings, record: Option<&PositionRecord>, again: bool) -> Result<(Session, Start), Failure> {
         let path = &settings.path;
         let (mut connection, file) = open_this_file(path)?;
         patiently(settings.busy_timeout, || Ok(set_up(&connection)?))?;
-        let opened = install::writing(&mut connection, settings.busy_timeout, |transaction| open_history(transaction, settings, record))?;
+        let opened =
+            install::writing(&mut connection, settings.busy_timeout, |transaction| open_history(transaction, settings, record, again))?;
         let start = Start {
             lineage: opened.lineage.clone(),
             from: stream::position(opened.forgotten),
@@ -251,8 +253,37 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", CACHE_KIB)
 }
 
-fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record: Option<&PositionRecord>) -> Result<Opened, Failure> {
-    let run_install = |what: String| Failure::from(Error::Fatal(format!("{what}; run `rowcast install`")));
+fn run_install(what: String) -> Failure {
+    Failure::from(Error::Fatal(format!("{what}; run `rowcast install`")))
+}
+
+fn open_table(
+    installation: &mut Installation<'_>,
+    transaction: &Transaction<'_>,
+    table: &TableSettings,
+    capture: Capture,
+) -> Result<(SessionTable, MappedTable), Failure> {
+    let registered = install::registration(transaction, &table.name)?.map(|(_, capture)| capture);
+    let triggers = registered.as_deref() == Some(Capture::Triggers.name());
+    // Triggers see whatever hooks see, and the hooks leave the recording to them.
+    let capture = if triggers { Capture::Triggers } else { capture };
+    let prepared = install::prepare(transaction, table, capture)?;
+    if capture == Capture::Triggers && !triggers {
+        return Err(run_install(match registered {
+            None => format!("table {} is not followed yet", table.name),
+            Some(known) => format!("table {} is followed by {known}, not triggers", table.name),
+        }));
+    }
+    let number = installation.table(&prepared, capture)?;
+    Ok((SessionTable { number, reader: RowReader::new(&prepared) }, prepared.mapped))
+}
+
+fn open_history(
+    transaction: &Transaction<'_>,
+    settings: &SqliteSettings,
+    record: Option<&PositionRecord>,
+    again: bool,
+) -> Result<Opened, Failure> {
     let mut installation = Installation::new(transaction);
     if settings.capture == Capture::Triggers && !install::is_installed(transaction)? {
         return Err(run_install(format!("{} has no changelog yet", settings.path.display())));
@@ -260,25 +291,28 @@ fn open_history(transaction: &Transaction<'_>, settings: &SqliteSettings, record
     installation.tables()?;
     installation.pipeline(&settings.pipeline)?;
     install::check_each_once(settings)?;
-    let (mut tables, mut mapped) = (Vec::new(), Vec::new());
+    let (mut tables, mut mapped, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for table in &settings.tables {
-        let registered = install::registration(transaction, &table.name)?.map(|(_, capture)| capture);
-        let triggers = registered.as_deref() == Some(Capture::Triggers.name());
-        // Triggers see whatever hooks see, and the hooks leave the recording to them.
-        let capture = if triggers { Capture::Triggers } else { settings.capture };
-        let prepared = install::prepare(transaction, table, capture)?;
-        if capture == Capture::Triggers && !triggers {
-            return Err(run_install(match registered {
-                None => format!("table {} is not followed yet", table.name),
-                Some(known) => format!("table {} is followed by {known}, not triggers", table.name),
-            }));
+        match installation.or_nothing(|installation| open_table(installation, transaction, table, settings.capture))? {
+            Ok((opened, as_mapped)) => {
+                tables.push(opened);
+                mapped.push(as_mapped);
+            }
+            // What a migration has done to one table must not stop the others. Its keys go from the cache, since nobody keeps them true.
+            Err(why) if again => {
+                installation.leave(&table.name)?;
+                left_out.push(format!(
+                    "table {} is left out and its keys go from the cache, while the other tables go on: {why}; once that is \
+                     mended, it is taken up again by itself",
+                    table.name
+                ));
+            }
+            Err(why) => return Err(Error::Fatal(why).into()),
         }
-        let number = installation.table(&prepared, capture)?;
-        tables.push(SessionTable { number, reader: RowReader::new(&prepared) });
-        mapped.push(prepared.mapped);
     }
     install::check_keys_apart(&mapped)?;
     let mut notes = std::mem::take(&mut installation.report.notes);
+    notes.append(&mut left_out);
     let broken =
         installation.history_broken.then(|| "the triggers were not as they should be, so changes may have gone unrecorded".to_owned());
     let reason = match broken {

@@ -167,10 +167,18 @@ pub(super) fn call_of_now(text: &str) -> Option<&'static str> {
     None
 }
 
-/// Whether a trigger can end its statement by RAISE(IGNORE).
-pub(super) fn may_ignore(trigger: &str) -> bool {
-    let names = names(&without_comments(trigger));
-    names.windows(2).any(|pair| pair[0].name.eq_ignore_ascii_case("raise") && pair[1].name.eq_ignore_ascii_case("ignore"))
+/// A column's default as an expression: a bare word, or a name in double quotes, is a text there.
+pub(super) fn default_value(default: &str) -> String {
+    const WORDS: [&str; 6] = ["true", "false", "null", "current_time", "current_date", "current_timestamp"];
+    match pieces(default).as_slice() {
+        [(Piece::Name(name, in_quotes), start, _)] => {
+            let value = !in_quotes
+                && (default[*start..].starts_with(|c: char| c.is_ascii_digit())
+                    || WORDS.iter().any(|word| name.eq_ignore_ascii_case(word)));
+            if value { default.to_owned() } else { format!("'{}'", name.replace('\'', "''")) }
+        }
+        _ => default.to_owned(),
+    }
 }
 
 /// The expressions of a CREATE INDEX, without ASC and DESC, and the text after WHERE.
@@ -234,6 +242,26 @@ mod tests {
             ("lower(a) COLLATE NOCASE | b | \"desc\"".into(), "(x) AND y = ')'".into())
         );
         assert_eq!(split("CREATE UNIQUE INDEX i ON t(coalesce(a, 'it''s, (')) where b"), ("coalesce(a, 'it''s, (')".into(), "b".into()));
+    }
+
+    #[test]
+    fn a_default_that_is_a_name_is_a_text() {
+        for (default, value) in [
+            ("abc", "'abc'"),
+            ("\"it's\"", "'it''s'"),
+            ("[a b]", "'a b'"),
+            ("TRUE", "TRUE"),
+            ("current_timestamp", "current_timestamp"),
+            ("7", "7"),
+            ("-7", "-7"),
+            ("1.5e3", "1.5e3"),
+            ("x'00'", "x'00'"),
+            ("'a'", "'a'"),
+            ("1+1", "1+1"),
+            ("lower('A')", "lower('A')"),
+        ] {
+            assert_eq!(default_value(default), value);
+        }
     }
 
     #[test]

@@ -284,9 +284,7 @@ fn mark_last(rows: &mut [LogRow], readers: &[&RowReader]) {
         .map(|row| {
             let reader = readers[row.table];
             let last_of_key = keys.insert((row.table, &row.values[..reader.key_width]));
-            // An insert has no old values.
-            let old = reader.beside_width > 0 && row.op != Op::Insert;
-            (last_of_key, old && olds.insert((row.table, &row.values[..])))
+            (last_of_key, reader.names_template(row.op == Op::Insert) && olds.insert((row.table, &row.values[..])))
         })
         .collect();
     for (row, (last_of_key, last_of_template)) in rows.iter_mut().rev().zip(marks) {

@@ -202,7 +202,7 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
     }
 }
 
-fn read_hex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn read_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
     if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;

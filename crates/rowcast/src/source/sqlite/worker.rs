@@ -170,7 +170,8 @@ impl Worker {
             // Without file events the look every few milliseconds remains.
             Err(error) => tracing::warn!(path = %path.display(), %error, "no file events; commits are noticed a little later"),
         }
-        let (session, start) = Session::begin(&self.settings, record).map_err(|failure| failure.explain(path, "opening its history"))?;
+        let (session, start) =
+            Session::begin(&self.settings, record, self.opened_before).map_err(|failure| failure.explain(path, "opening its history"))?;
         self.session = Some(session);
         self.opened_before = true;
         self.dirty = true;
