@@ -226,4 +226,8 @@ fn what_only_the_database_can_tell_has_its_place_in_the_file() {
     14 | key = "x:{order}"
        |       ^^^^^^^^^^^
     "#);
+    write(folder.path(), &configured("[[table]]\nname = \"users\"\nwhere = \"nmae <> ''\"\n"));
+    let said = rowcast(folder.path(), &["install"]);
+    assert_eq!(said.code, Some(2));
+    insta::assert_snapshot!(said.stderr, @"");
 }

@@ -86,6 +86,23 @@ fn a_run_waits_for_its_servers_with_one_line_for_each_and_ends_at_ctrl_c() {
 }
 
 #[test]
+fn an_interrupted_demo_says_so_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("demo.log");
+    let arguments = ["demo", "--rows", "100000000"].map(OsStr::new);
+    let temporary = folder.path().as_os_str();
+    let mut demo = Process::start(Path::new(BINARY), &arguments, &[("TMPDIR", temporary)], folder.path(), &log).unwrap();
+    let text = || std::fs::read_to_string(&log).unwrap();
+    until_blocking("the load", DEADLINE, || text().contains("A load of").then_some(())).unwrap();
+    demo.signal(Signal::INT).unwrap();
+    let status = until_blocking("the end", DEADLINE, || demo.ended().transpose()).unwrap().unwrap();
+    assert_eq!(status.code(), Some(130), "{}", text());
+    assert!(text().ends_with("interrupted: the demo has removed everything that it made\n"), "{}", text());
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["demo.log"]);
+}
+
+#[test]
 fn completions_and_manual_come_from_the_arguments() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
@@ -130,6 +147,9 @@ fn init_gives_oddly_named_tables_keys_that_cannot_meet() {
     key = "a-b-2:{id}"                # the Redis key of a row
     # value = "hash"                  # a hash with a field a column; else "json", one object in a string
     # columns = ["id"]                # what is cached, in this order; else all
+    # where = "deleted_at IS NULL"    # an SQL expression; rows that do not match are absent from the cache
+    # ttl = "1h"                      # how long a row stands after it was written last; else for good
+    # on_change = "evict"             # or "refresh", where the application fills keys itself; else "write"
 
     [[table]]
     name = "a-b"
@@ -137,6 +157,9 @@ fn init_gives_oddly_named_tables_keys_that_cannot_meet() {
     # key = "a-b:{id}"                # the Redis key of a row
     # value = "hash"                  # a hash with a field a column; else "json", one object in a string
     # columns = ["id"]                # what is cached, in this order; else all
+    # where = "deleted_at IS NULL"    # an SQL expression; rows that do not match are absent from the cache
+    # ttl = "1h"                      # how long a row stands after it was written last; else for good
+    # on_change = "evict"             # or "refresh", where the application fills keys itself; else "write"
 
     [[table]]
     name = "a?b"
@@ -144,14 +167,19 @@ fn init_gives_oddly_named_tables_keys_that_cannot_meet() {
     key = "a-b-3:{id}"                # the Redis key of a row
     # value = "hash"                  # a hash with a field a column; else "json", one object in a string
     # columns = ["id"]                # what is cached, in this order; else all
+    # where = "deleted_at IS NULL"    # an SQL expression; rows that do not match are absent from the cache
+    # ttl = "1h"                      # how long a row stands after it was written last; else for good
+    # on_change = "evict"             # or "refresh", where the application fills keys itself; else "write"
 
     [[table]]
     name = "rowcast"
     # The key is made of the primary key, id. A key cannot begin with the table's name.
     key = "rowcast-2:{id}"            # the Redis key of a row
     # value = "hash"                  # a hash with a field a column; else "json", one object in a string
-    # columns = ["id"]                # what is cached, in this order; else all
-    # Generated columns are never cached: total.
+    # columns = ["id", "total"]       # what is cached, in this order; else all
+    # where = "deleted_at IS NULL"    # an SQL expression; rows that do not match are absent from the cache
+    # ttl = "1h"                      # how long a row stands after it was written last; else for good
+    # on_change = "evict"             # or "refresh", where the application fills keys itself; else "write"
 
     [[table]]
     name = "x\ny"
@@ -161,6 +189,9 @@ fn init_gives_oddly_named_tables_keys_that_cannot_meet() {
     key = "x-y:{k}"                   # the Redis key of a row
     # value = "hash"                  # a hash with a field a column; else "json", one object in a string
     # columns = ["k", "mail"]         # what is cached, in this order; else all
+    # where = "deleted_at IS NULL"    # an SQL expression; rows that do not match are absent from the cache
+    # ttl = "1h"                      # how long a row stands after it was written last; else for good
+    # on_change = "evict"             # or "refresh", where the application fills keys itself; else "write"
 
     # v cannot be cached: it is a view, which has no rows of its own; map the tables that it reads
     "#);
