@@ -68,11 +68,11 @@ fn check_finds_everything_at_once_each_with_what_mends_it() {
               18 | name = "adults"
                  |        ^^^^^^^^
               → map the tables that it reads
-      stops   rowcast.toml:20:8: table words_data cannot be cached: it is a shadow table of SQLite's own
+      stops   rowcast.toml:20:8: table words_data cannot be cached: it is a shadow table, which a virtual table (a full-text index, say) keeps its own data in
                  |
               20 | name = "words_data"
                  |        ^^^^^^^^^^^^
-              → map the table that it belongs to
+              → map the ordinary table that that one was made from
       stops   rowcast.toml:26:7: the tables tags and orders would share keys (x:{name:blob} and x:{id:integer})
                  |
               26 | key = "x:{id}"
@@ -142,7 +142,7 @@ fn what_became_of_the_triggers_is_found() {
     assert_eq!(found(), (Some(0), String::new()));
 
     db.execute_batch("CREATE TRIGGER mine AFTER INSERT ON users WHEN NEW.name = 'x' BEGIN SELECT RAISE(IGNORE); END").unwrap();
-    insta::assert_snapshot!(found().1, @"harms: table users has a trigger of the application with RAISE(IGNORE) that was created after rowcast's: it runs first, and what it ends goes unrecorded");
+    insta::assert_snapshot!(found().1, @"harms: table users has a trigger of the application that was created after rowcast's: it runs first, and where it ends a statement (RAISE(IGNORE), or an error under OR FAIL) that goes unrecorded");
     db.execute_batch("DROP TRIGGER mine; CREATE UNIQUE INDEX i ON users(name)").unwrap();
     insta::assert_snapshot!(found().1, @"harms: the triggers on users are not what they should be (a migration has rebuilt the table or given it another index, say), so changes may go unrecorded");
     assert_eq!(rowcast(folder.path(), &["install"]).code, Some(0));
@@ -167,7 +167,7 @@ fn a_wrong_file_is_named_with_the_near_one() {
     write(folder.path(), &MEMORY.replace("sqlite:shop.db", "sqlite:shpo.db"));
     let said = rowcast(folder.path(), &["run"]);
     assert_eq!(said.code, Some(1));
-    insta::assert_snapshot!(said.stderr, @"error: there is no database file shpo.db; did you mean shop.db?; correct the `url` in [source]");
+    insta::assert_snapshot!(said.stderr, @"error: there is no database file shpo.db; did you mean shop.db? Correct the `url` in [source]");
     std::fs::write(folder.path().join("shop.db"), "this is no database at all, but a text of some length").unwrap();
     write(folder.path(), MEMORY);
     let said = rowcast(folder.path(), &["check"]);
@@ -229,5 +229,10 @@ fn what_only_the_database_can_tell_has_its_place_in_the_file() {
     write(folder.path(), &configured("[[table]]\nname = \"users\"\nwhere = \"nmae <> ''\"\n"));
     let said = rowcast(folder.path(), &["install"]);
     assert_eq!(said.code, Some(2));
-    insta::assert_snapshot!(said.stderr, @"");
+    insta::assert_snapshot!(said.stderr, @r#"
+    error: rowcast.toml:11:9: table users: `where` names the column nmae, which does not exist; did you mean name?
+       |
+    11 | where = "nmae <> ''"
+       |         ^^^^^^^^^^^^
+    "#);
 }

@@ -108,7 +108,10 @@ async fn rows_are_looked_up_changes_watched_and_tables_read_again() {
     let waiting = start_with(folder, &["snapshot"], "snapshot.log");
     says(folder, "snapshot.log", "requested").await;
     assert_eq!(interrupted(waiting).await, Some(130));
-    insta::assert_snapshot!(says(folder, "snapshot.log", "interrupted").await, @r"
+    let log = says(folder, "snapshot.log", "interrupted").await;
+    // Behind it the test's own guardian may have said a word.
+    let log: Vec<&str> = log.lines().take(2).collect();
+    insta::assert_snapshot!(log.join("\n"), @r"
     requested a resync of users, lines
     interrupted: the resync goes on without this command; `rowcast status` shows how far it is
     ");
