@@ -1,5 +1,7 @@
 //! Whole sessions with the built binary on a real RabbitMQ and a real Redis.
 
+mod music;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};
