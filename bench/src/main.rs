@@ -7,6 +7,7 @@ mod database;
 mod phases;
 mod pipeline;
 mod report;
+mod triggers;
 mod usage;
 
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ enum Command {
     /// The pipeline as a process of its own, told what to do on its standard input.
     #[command(hide = true)]
     Pipeline(Pipeline),
+    /// What the triggers cost a writer, in processor time, beside none and beside some written by hand.
+    Triggers(triggers::Triggers),
 }
 
 /// What the process of the pipeline is told.
@@ -69,8 +72,10 @@ struct Pipeline {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Command::Pipeline(pipeline)) = &arguments.command {
-        return child::run(pipeline);
+    match &arguments.command {
+        Some(Command::Pipeline(pipeline)) => return child::run(pipeline),
+        Some(Command::Triggers(plan)) => return triggers::run(plan),
+        None => {}
     }
     let plan = arguments.plan;
     anyhow::ensure!(plan.rows > 0 && plan.single_rows <= plan.rows, "--rows must be at least 1, and no less than --single-rows");

@@ -2,6 +2,7 @@
 
 #[path = "servers/commands.rs"]
 mod commands;
+mod music;
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -61,6 +61,9 @@
 //! triggers (`rowcast install`) may be written with any connection: the hooks then leave the recording to the triggers.
 //!
 //! If a hooked operation fails, roll its transaction back, as one does: what an insert wrote before its hook failed is in it.
+//! The same holds for any other statement that fails: after some errors (a full disk, `RAISE(ROLLBACK)`, `ON CONFLICT ROLLBACK`) SQLite
+//! has rolled back itself. Who carries on with that `DatabaseTransaction` writes row and changelog row without one transaction around
+//! them, and its `commit()` fails.
 //!
 //! # What hooks do not see
 //! SeaORM runs hooks for operations on one model, and for nothing else. These change rows without a word to the hooks:

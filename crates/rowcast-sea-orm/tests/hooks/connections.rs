@@ -132,6 +132,23 @@ async fn a_nested_transaction_that_is_rolled_back_takes_its_rows_with_it() {
     assert_eq!(database.count("users").await, 1);
 }
 
+#[tokio::test]
+async fn who_carries_on_after_sqlite_has_rolled_back_itself_learns_it_at_the_commit_at_last() {
+    let database = TestDatabase::installed().await;
+    let trigger = "CREATE TRIGGER never BEFORE INSERT ON notes BEGIN SELECT RAISE(ROLLBACK, 'never'); END";
+    database.db.execute_unprepared(trigger).await.unwrap();
+    let txn = database.db.begin().await.unwrap();
+    ada().insert(&txn).await.unwrap();
+    assert_says(txn.execute_unprepared("INSERT INTO notes(text) VALUES ('x')").await, &["never"]);
+    assert_eq!((database.changelog().await.len(), database.count("users").await), (0, 0), "both went together");
+    // A connection that says itself what it is would be refused; this one is taken by its name.
+    assert_says(ada().insert(&Wrapped(&txn)).await, REFUSAL);
+    ada().insert(&txn).await.unwrap();
+    assert_says(txn.commit().await, &["no transaction is active"]);
+    assert_eq!(database.changelog().await, ["users I 1"], "what was written is recorded all the same");
+    assert_eq!(database.count("users").await, 1);
+}
+
 /// A transaction that reads before it writes fails at once if somebody else has written meanwhile; one that writes first waits.
 /// So hooks must not read first.
 #[tokio::test]

@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use rusqlite::types::Value as Sql;
 
 use super::contents::{Contents, Value};
+use super::more;
 
 /// How many different keys each table may have, apart from preloaded rows.
 pub const KEYS: u64 = 60;
@@ -14,7 +15,7 @@ pub const KEYS: u64 = 60;
 pub const SHOPS: [&str; 3] = ["north", "south", "west"];
 
 /// The schema. In every table `v` only grows: each statement that writes a row gives it a number that was never used.
-pub const SCHEMA: &str = "
+const SCHEMA: &str = "
     CREATE TABLE users (id INTEGER PRIMARY KEY, handle TEXT NOT NULL UNIQUE, name TEXT, v INTEGER NOT NULL);
     CREATE TABLE profiles (name TEXT PRIMARY KEY NOT NULL, handle TEXT NOT NULL UNIQUE, v INTEGER NOT NULL);
     CREATE TABLE lines (shop TEXT NOT NULL, number INTEGER NOT NULL, words TEXT, v INTEGER NOT NULL, PRIMARY KEY (shop, number));
@@ -23,7 +24,7 @@ pub const SCHEMA: &str = "
 ";
 
 /// The tables' part of the configuration.
-pub const TABLES: &str = r#"
+const TABLES: &str = r#"
 [[table]]
 name = "users"
 
@@ -53,16 +54,59 @@ pub const STRANGERS: [(&str, &str); 6] = [
     ("stock", "empty"),
 ];
 
-/// Every key that holds JSON, and every key that is a hash, that the writer may write.
-pub fn keys() -> (Vec<String>, Vec<String>) {
+/// Which tables there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// Those above.
+    Five,
+    /// And those of [`more`].
+    Ten,
+}
+
+impl Tables {
+    /// The statements that create them.
+    pub fn schema(self) -> String {
+        match self {
+            Tables::Five => SCHEMA.to_owned(),
+            Tables::Ten => [SCHEMA, more::SCHEMA].concat(),
+        }
+    }
+
+    /// Their part of the configuration.
+    pub fn configuration(self) -> String {
+        match self {
+            Tables::Five => TABLES.to_owned(),
+            Tables::Ten => [TABLES, more::TABLES].concat(),
+        }
+    }
+
+    /// Every key that holds JSON, and every key that is a hash, that the writer may write.
+    pub fn keys(self) -> (Vec<String>, Vec<String>) {
+        let (mut json, hashes) = keys();
+        if self == Tables::Ten {
+            json.extend(more::keys());
+        }
+        (json, hashes)
+    }
+
+    /// What the cache should hold for the rows that there are.
+    pub fn expected(self, database: &Connection) -> Contents {
+        let mut contents = expected(database);
+        if self == Tables::Ten {
+            contents.extend(more::expected(database));
+        }
+        contents
+    }
+}
+
+fn keys() -> (Vec<String>, Vec<String>) {
     let numbered = |prefix: &str| (0..KEYS).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
     let mut json = [numbered("users:"), numbered("profile:h"), numbered("stock:c")].concat();
     json.extend(SHOPS.iter().flat_map(|shop| numbered(&format!("lines:{shop}:"))));
     (json, numbered("setting:"))
 }
 
-/// What the cache should hold for the rows that there are.
-pub fn expected(database: &Connection) -> Contents {
+fn expected(database: &Connection) -> Contents {
     const JSON: [&str; 4] = [
         "SELECT 'users:' || id, json_object('id', id, 'handle', handle, 'name', name, 'v', v) FROM users",
         "SELECT 'profile:' || handle, json_object('name', name, 'handle', handle, 'v', v) FROM profiles",

@@ -8,6 +8,8 @@ use std::time::Duration;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use rowcast_testkit::folder::Folder;
 use rowcast_testkit::proxy::{Direction, Proxy};
 use rowcast_testkit::rabbitmq::RabbitServer;
@@ -18,7 +20,7 @@ use tokio::runtime::Runtime;
 use super::binary;
 use super::contents::{self, Contents, Value};
 use super::half::{Half, Log};
-use super::schema;
+use super::schema::{self, Tables};
 use super::watcher::Watcher;
 use super::writer::{self, Writer};
 
@@ -33,6 +35,7 @@ pub struct World {
     pub pipeline: String,
     pub redis: RedisServer,
     pub writer: Writer,
+    tables: Tables,
     runtime: Runtime,
     seed: u64,
     broker_url: String,
@@ -52,11 +55,16 @@ impl World {
     /// A database with `rows` long rows in `lines` beyond the writer's reach, a fresh Redis with some strangers' keys, triggers, and a writer at
     /// work. No half runs yet.
     pub fn new(pipeline: &str, broker_url: &str, rows: u32) -> World {
+        World::of(Tables::Five, pipeline, broker_url, rows)
+    }
+
+    /// The same with these tables.
+    pub fn of(tables: Tables, pipeline: &str, broker_url: &str, rows: u32) -> World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let seed = std::env::var("ROWCAST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("ROWCAST_SEED is a number"));
         let folder = Folder::new("rowcast-faults-").expect("a folder");
         let database = writer::connect(&folder.path().join("app.db"));
-        database.execute_batch(schema::SCHEMA).expect("the schema");
+        database.execute_batch(&tables.schema()).expect("the schema");
         let preload = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
                        INSERT INTO lines SELECT 'archive', i, hex(zeroblob(500)), i FROM n";
         if rows > 0 {
@@ -64,14 +72,14 @@ impl World {
         }
         let redis = runtime.block_on(RedisServer::start()).expect("a Redis server");
         plant_strangers(&mut client(&redis));
-        let watcher = Watcher::start(&redis.url());
-        let configuration = configuration(pipeline, broker_url, &redis.url());
+        let watcher = Watcher::start(&redis.url(), tables);
+        let configuration = configuration(tables, pipeline, broker_url, &redis.url());
         std::fs::write(folder.path().join("rowcast.toml"), configuration).expect("a configuration");
         let installed = Command::new(binary::rowcast()).arg("install").current_dir(folder.path()).output().expect("rowcast runs");
         assert!(installed.status.success(), "{installed:?}");
-        let writer = Writer::start(&folder.path().join("app.db"), seed, rows.into());
+        let writer = Writer::start(&folder.path().join("app.db"), tables, seed, rows.into());
         let (pipeline, broker_url) = (pipeline.to_owned(), broker_url.to_owned());
-        World { pipeline, redis, writer, runtime, seed, broker_url, watcher, logs: RefCell::default(), folder }
+        World { pipeline, redis, writer, tables, runtime, seed, broker_url, watcher, logs: RefCell::default(), folder }
     }
 
     /// Starts `rowcast publish`.
@@ -87,13 +95,14 @@ impl World {
     /// Starts `rowcast <command>` with servers that are reached in another way; its log is `<name>.log`.
     pub fn half(&self, command: &str, name: &str, route: Route<'_>) -> Half {
         let redis = self.redis.url();
-        let configuration = configuration(&self.pipeline, route.broker.unwrap_or(&self.broker_url), route.cache.unwrap_or(&redis));
+        let configuration =
+            configuration(self.tables, &self.pipeline, route.broker.unwrap_or(&self.broker_url), route.cache.unwrap_or(&redis));
         self.half_configured(command, name, &configuration)
     }
 
     /// The configuration that a half has unless it is given another one.
     pub fn configuration(&self) -> String {
-        configuration(&self.pipeline, &self.broker_url, &self.redis.url())
+        configuration(self.tables, &self.pipeline, &self.broker_url, &self.redis.url())
     }
 
     /// Starts `rowcast <command>` with a configuration of the test's own.
@@ -206,7 +215,7 @@ impl World {
 
     /// Lets the application write again after it was stopped; the versions of its rows go on after `version`.
     pub fn write_again(&mut self, version: u64) {
-        self.writer = Writer::start(&self.database(), self.seed.wrapping_add(version), version);
+        self.writer = Writer::start(&self.database(), self.tables, self.seed.wrapping_add(version), version);
     }
 
     /// Puts a row into the cache that the database does not have; only a resync's sweep finds it.
@@ -287,6 +296,11 @@ impl World {
         self.runtime.block_on(future)
     }
 
+    /// Fresh random numbers that come again with the same `ROWCAST_SEED`.
+    pub fn random(&self) -> StdRng {
+        StdRng::seed_from_u64(self.seed)
+    }
+
     /// Where the database is.
     pub fn database(&self) -> PathBuf {
         self.folder.path().join("app.db")
@@ -295,7 +309,7 @@ impl World {
     /// Waits until the cache agrees with a database to which nobody writes, both ways, and no resync is open.
     pub fn wait_until_agreed(&self) {
         let database = writer::connect(&self.database());
-        let mut expected = schema::expected(&database);
+        let mut expected = self.tables.expected(&database);
         assert!(expected.len() > 50, "the writer has written something");
         expected.extend(schema::STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
         let mut differences = Vec::new();
@@ -314,7 +328,7 @@ impl World {
 
     /// Waits until no key says anything else than a database to which nobody writes; some may be absent.
     pub fn wait_until_nothing_is_stale(&self) {
-        let mut expected = schema::expected(&writer::connect(&self.database()));
+        let mut expected = self.tables.expected(&writer::connect(&self.database()));
         expected.extend(schema::STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
         let mut stale = Vec::new();
         let true_ones = until_blocking("every value to be true", AGREEMENT, || {
@@ -367,10 +381,10 @@ fn plant_strangers(client: &mut redis::Connection) {
     }
 }
 
-fn configuration(pipeline: &str, broker: &str, cache: &str) -> String {
+fn configuration(tables: Tables, pipeline: &str, broker: &str, cache: &str) -> String {
     format!(
         "[pipeline]\nname = {pipeline:?}\n[source]\nurl = \"sqlite:app.db\"\n[broker]\nurl = {broker:?}\npartitions = {PARTITIONS}\n\
          [cache]\nurl = {cache:?}\n{}",
-        schema::TABLES
+        tables.configuration()
     )
 }

@@ -11,7 +11,8 @@ use rand::{RngExt, SeedableRng};
 use rowcast_testkit::wait::until_blocking;
 use rusqlite::Connection;
 
-use super::schema::{KEYS, SHOPS};
+use super::more;
+use super::schema::{KEYS, SHOPS, Tables};
 
 /// How long it may take to write what a test waits for.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -28,18 +29,18 @@ pub struct Writer {
 pub fn connect(path: &Path) -> Connection {
     let connection = Connection::open(path).expect("the database opens");
     connection.busy_timeout(Duration::from_secs(30)).expect("a busy timeout");
-    connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL").expect("settings");
+    connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON").expect("settings");
     connection
 }
 
 impl Writer {
-    /// Begins to write to the database at `path`; versions go on after `version`.
-    pub fn start(path: &Path, seed: u64, version: u64) -> Writer {
+    /// Begins to write to these tables of the database at `path`; versions go on after `version`.
+    pub fn start(path: &Path, tables: Tables, seed: u64, version: u64) -> Writer {
         let connection = connect(path);
         let (stop, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (stop.clone(), committed.clone());
         let thread = std::thread::spawn(move || {
-            let mut statements = Statements { random: StdRng::seed_from_u64(seed), version };
+            let mut statements = Statements { tables, random: StdRng::seed_from_u64(seed), version };
             while !stopped.load(SeqCst) {
                 if transaction(&connection, &mut statements) {
                     counted.fetch_add(1, SeqCst);
@@ -92,6 +93,7 @@ fn transaction(connection: &Connection, statements: &mut Statements) -> bool {
 }
 
 struct Statements {
+    tables: Tables,
     random: StdRng,
     version: u64,
 }
@@ -117,6 +119,9 @@ impl Statements {
     /// What belongs together.
     fn next(&mut self) -> Vec<String> {
         let (v, key, other, word) = (self.version(), self.key(), self.key(), self.word());
+        if self.tables == Tables::Ten && self.random.random_bool(0.6) {
+            return vec![more::statement(&mut self.random, [key, other], &word, v)];
+        }
         let shop = SHOPS[self.random.random_range(0..SHOPS.len())];
         let one = match self.random.random_range(0..22) {
             0 => {

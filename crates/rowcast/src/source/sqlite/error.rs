@@ -49,8 +49,11 @@ impl Failure {
             Failure::Misfit(_, text) => return Error::Fatal(text),
             Failure::Sqlite(error) => error,
         };
-        let path = path.display();
         let code = error.sqlite_error_code();
+        if matches!(code, Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied)) {
+            return read_only(path, doing);
+        }
+        let path = path.display();
         match code {
             _ if lock => Error::Busy(format!(
                 "{path} has been locked for too long while {doing}; another program keeps a transaction open, which has to end"
@@ -64,12 +67,14 @@ impl Failure {
                  permission on the file and its folder"
             )),
             Some(ErrorCode::SchemaChanged) => Error::Changed(format!("the schema of {path} changed while {doing}")),
-            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Error::Fatal(format!(
-                "{path} cannot be written while {doing} ({error}); give rowcast write permission on the file and its folder"
-            )),
             _ => Error::Fatal(format!("SQLite refused while {doing} on {path}: {error}")),
         }
     }
+}
+
+/// The file may only be read.
+pub(super) fn read_only(path: &Path, doing: &str) -> Error {
+    Error::Fatal(format!("{} cannot be written while {doing}; give rowcast write permission on the file and its folder", path.display()))
 }
 
 /// How long to wait before a lock is looked at again.

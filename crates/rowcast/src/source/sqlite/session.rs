@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::super::{Error, PositionRecord, Start};
-use super::error::{Failure, patiently};
+use super::error::{self, Failure, patiently};
 use super::install::{self, Installation};
 use super::rows::RowReader;
 use super::stream::{self, Read};
@@ -78,6 +78,10 @@ impl Session {
     pub(super) fn begin(settings: &SqliteSettings, record: Option<&PositionRecord>, again: bool) -> Result<(Session, Start), Failure> {
         let path = &settings.path;
         let (mut connection, file) = open_this_file(path)?;
+        if connection.is_readonly("main")? {
+            // SQLite would read happily, and the changelog would grow for ever.
+            return Err(error::read_only(path, "opening its history").into());
+        }
         patiently(settings.busy_timeout, || Ok(set_up(&connection)?))?;
         let opened =
             install::writing(&mut connection, settings.busy_timeout, |transaction| open_history(transaction, settings, record, again))?;
