@@ -86,6 +86,12 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.lane(direction).left = Some(bytes));
     }
 
+    /// Whether the cut that was ordered by [`Proxy::cut_after`] is still to come.
+    pub fn cut_due(&self, direction: Direction) -> bool {
+        let mut mode = *self.mode.borrow();
+        mode.lane(direction).left.is_some()
+    }
+
     /// Passes nothing on in this direction, of connections old and new, and tells nobody.
     pub fn stall(&self, direction: Direction) {
         self.mode.send_modify(|mode| mode.lane(direction).stalled = true);
