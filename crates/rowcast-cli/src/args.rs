@@ -18,7 +18,7 @@ use crate::commands::tail::TailArgs;
 #[derive(Debug, Parser)]
 #[command(name = "rowcast", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "\
-Begin with `rowcast demo`. For a database of your own: `rowcast init sqlite:app.db`, then `rowcast install` and `rowcast run`.
+Begin with `rowcast demo`. For a database of your own: `rowcast init sqlite:app.db`, then `rowcast install`, `rowcast check` and `rowcast run`.
 
 Exit status: 0 done, 1 failed, 2 wrong use or configuration, 3 the comparison found differences.")]
 pub struct LowArgs {

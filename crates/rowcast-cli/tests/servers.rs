@@ -1,5 +1,8 @@
 //! Whole sessions with the built binary on a real RabbitMQ and a real Redis.
 
+#[path = "servers/commands.rs"]
+mod commands;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -33,6 +33,8 @@ pub enum Setting {
     Key,
     /// Its columns.
     Columns,
+    /// Its filter.
+    Where,
 }
 
 /// One thing that was found.

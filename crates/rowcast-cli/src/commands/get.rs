@@ -30,7 +30,7 @@ pub struct GetArgs {
     table: String,
 
     /// The primary key: a value for each of its columns in order, or COLUMN=VALUE; bytes as x'00ff'.
-    #[arg(value_name = "KEY", required = true, allow_hyphen_values = true)]
+    #[arg(value_name = "KEY", required = true, allow_negative_numbers = true)]
     key: Vec<String>,
 
     /// Print one JSON object.

@@ -4,7 +4,6 @@
 
 mod progress;
 
-use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,7 +61,11 @@ pub async fn run(args: &SnapshotArgs, config: &Config, path: &Path, screen: &Scr
         rows = count_rows(config, &names) => rows,
         () = signals.next() => return Err(Failure::Interrupted("nothing was requested".to_owned())),
     };
-    let asked = with_broker!(&broker, broker => with_cache!(&cache, cache => ask(config, &names, broker, cache).await))?;
+    let asking = async { with_broker!(&broker, broker => with_cache!(&cache, cache => ask(config, &names, broker, cache).await)) };
+    let asked = tokio::select! {
+        asked = asking => asked?,
+        () = signals.next() => return Err(Failure::Interrupted("the request may have been handed over already".to_owned())),
+    };
     let mut progress = Progress::new(names.iter().map(|name| Table::from(name.as_str())).collect(), asked, rows.as_deref());
     eprintln!("requested a resync of {}", names.join(", "));
     let bar = screen.show(bar(rows.as_ref().map(|rows| rows.iter().sum())));
@@ -180,41 +183,35 @@ async fn look<C: Cache>(
 }
 
 /// Who has to be there for the resync to go on, and is not.
-fn missing<'a, B: Broker>(
-    config: &'a Config,
-    broker: &'a B,
-    progress: &'a Progress,
-) -> impl Future<Output = anyhow::Result<Option<String>>> + 'a {
-    async move {
-        let queues = broker.inspect().await?;
-        let of = |end: &str| queues.iter().find(|queue| queue.name == format!("rowcast.{}.{end}", config.pipeline));
-        let remains = if progress.step() == Step::Waiting {
-            format!("the request waits in rowcast.{}.control", config.pipeline)
-        } else {
-            "the resync stays open and goes on when it is back".to_owned()
-        };
-        if of("publisher").is_none_or(|queue| queue.depth.is_none()) {
-            return Ok(Some(format!(
-                "no publisher of the pipeline {} is connected; {remains}; start `rowcast run` or `rowcast publish`",
-                config.pipeline
-            )));
-        }
-        let without = progress.open_partitions().find(|partition| of(&partition.to_string()).is_none_or(|queue| queue.consumers == 0));
-        Ok(without.map(|partition| {
-            format!(
-                "no consumer is connected to rowcast.{}.{partition}; what the publisher sends waits there; start `rowcast run` or \
-                 `rowcast consume`",
-                config.pipeline
-            )
-        }))
+async fn missing<B: Broker>(config: &Config, broker: &B, progress: &Progress) -> anyhow::Result<Option<String>> {
+    let queues = broker.inspect().await?;
+    let of = |end: &str| queues.iter().find(|queue| queue.name == format!("rowcast.{}.{end}", config.pipeline));
+    let remains = if progress.step() == Step::Waiting {
+        format!("the request waits in rowcast.{}.control", config.pipeline)
+    } else {
+        "the resync stays open and goes on when it is back".to_owned()
+    };
+    if of("publisher").is_none_or(|queue| queue.depth.is_none()) {
+        return Ok(Some(format!(
+            "no publisher of the pipeline {} is connected; {remains}; start `rowcast run` or `rowcast publish`",
+            config.pipeline
+        )));
     }
+    let without = progress.open_partitions().find(|partition| of(&partition.to_string()).is_none_or(|queue| queue.consumers == 0));
+    Ok(without.map(|partition| {
+        format!(
+            "no consumer is connected to rowcast.{}.{partition}; what the publisher sends waits there; start `rowcast run` or \
+             `rowcast consume`",
+            config.pipeline
+        )
+    }))
 }
 
 fn bar(rows: Option<u64>) -> ProgressBar {
     match rows.filter(|rows| *rows > 0) {
         Some(rows) => {
             let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {human_pos} of {human_len} rows  {eta} left  {wide_msg}");
-            ProgressBar::new(rows).with_style(style.expect("it is one"))
+            ProgressBar::new(rows).with_style(style.expect("it is one").progress_chars("━╸ "))
         }
         None => ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {wide_msg}").expect("it is one")),
     }

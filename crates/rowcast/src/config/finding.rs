@@ -46,6 +46,7 @@ pub struct TablePlaces {
     pub(super) name: Place,
     pub(super) key: Option<Place>,
     pub(super) columns: Option<Place>,
+    pub(super) filter: Option<Place>,
 }
 
 /// Everything that is wrong with a configuration, in the order of the file.

@@ -76,6 +76,7 @@ impl Config {
             Setting::Name => None,
             Setting::Key => places.key.as_ref(),
             Setting::Columns => places.columns.as_ref(),
+            Setting::Where => places.filter.as_ref(),
         };
         Some(set.unwrap_or(&places.name))
     }

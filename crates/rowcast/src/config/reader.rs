@@ -255,7 +255,7 @@ impl<'d> Reader<'d> {
 
     fn places(&self, name: &Text, element: &Spanned<DeValue<'_>>) -> TablePlaces {
         let setting = |key| element.get_ref().as_table()?.get(key).map(|value| self.document.place(&value.span()));
-        TablePlaces { name: self.document.place(&name.span), key: setting("key"), columns: setting("columns") }
+        TablePlaces { name: self.document.place(&name.span), key: setting("key"), columns: setting("columns"), filter: setting("where") }
     }
 
     fn columns(&mut self, section: &Section<'d>) -> Option<Vec<String>> {

@@ -22,6 +22,7 @@ use ulid::Ulid;
 
 pub use report::Applied;
 
+use self::outage::Server;
 use crate::backoff::Backoff;
 use crate::broker::{self, Broker};
 use crate::cache::{self, Cache, Link};
@@ -155,7 +156,7 @@ impl<B: Broker, C: Cache> Consumer<B, C> {
                 Ok(None) => return Ok(()),
                 Err(error @ cache::Error::Fatal(_)) => return Err(Error::Cache(error)),
                 Err(error) => {
-                    tracing::warn!("cache: {error}; trying again");
+                    self.outages.say(Server::Cache, &error);
                     tokio::time::sleep(backoff.pause()).await;
                 }
             }
@@ -185,7 +186,7 @@ impl<B: Broker, C: Cache> Consumer<B, C> {
                 Ok(()) => return Ok(()),
                 Err(error @ broker::Error::Fatal(_)) => return Err(Error::Broker(error)),
                 Err(error) => {
-                    tracing::warn!("broker: {error}; trying again");
+                    self.outages.say(Server::Broker, &error);
                     tokio::time::sleep(backoff.pause()).await;
                 }
             }

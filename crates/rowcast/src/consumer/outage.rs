@@ -1,5 +1,6 @@
 //! One line for a server that is away, not one for each partition that misses it.
 
+use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,8 +31,21 @@ impl Outages {
         }
     }
 
+    /// A worker misses the server: one of them says so, the others only where somebody wants to know everything.
+    pub(super) fn say(&self, server: Server, error: &dyn Display) {
+        let name = match server {
+            Server::Broker => "broker",
+            Server::Cache => "cache",
+        };
+        if self.tell(server) {
+            tracing::warn!("{name}: {error}; trying again");
+        } else {
+            tracing::debug!("{name}: {error}; trying again");
+        }
+    }
+
     /// A worker misses the server. Returns whether it is the one to say so.
-    pub(super) fn tell(&self, server: Server) -> bool {
+    fn tell(&self, server: Server) -> bool {
         let mut told = self.of(server).lock().unwrap_or_else(PoisonError::into_inner);
         let due = told.is_none_or(|told| told.elapsed() >= TOLD_EVERY);
         if due {

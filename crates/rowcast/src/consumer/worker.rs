@@ -11,6 +11,9 @@ use crate::cache::{self, Cache};
 use crate::change::Partition;
 use crate::stop::Stop;
 
+/// How many failures in a row a worker tells of by itself.
+const OWN_NEWS: u32 = 2;
+
 /// One partition's worker.
 pub(super) struct Worker<B, C> {
     consumer: Consumer<B, C>,
@@ -25,7 +28,7 @@ impl<B: Broker, C: Cache> Worker<B, C> {
     /// Works until it is asked to stop or somebody is needed.
     pub(super) async fn run(self, mut stop: Stop) -> Result<(), Error> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-        let mut failures = 0;
+        let mut failures: u32 = 0;
         loop {
             let opened = tokio::select! {
                 biased;
@@ -34,7 +37,9 @@ impl<B: Broker, C: Cache> Worker<B, C> {
             };
             let end = match opened {
                 Ok(mut session) => {
-                    if failures > 0 && self.consumer.outages.over() {
+                    if (1..=OWN_NEWS).contains(&failures) {
+                        tracing::info!(partition = %self.partition, "connected again");
+                    } else if failures > OWN_NEWS && self.consumer.outages.over() {
                         tracing::info!("connected again");
                     }
                     let end = session.run(&mut stop).await;
@@ -53,14 +58,19 @@ impl<B: Broker, C: Cache> Worker<B, C> {
                 }
                 Err(end) => end,
             };
+            let partition = self.partition;
             failures += 1;
             match end {
                 End::Stop(error) => return Err(error),
                 End::Broker(error @ broker::Error::Fatal(_)) => return Err(Error::Broker(error)),
                 End::Cache(error @ cache::Error::Fatal(_)) => return Err(Error::Cache(error)),
                 // A broker may refuse the first consumer of a queue that was made a moment ago.
-                End::Broker(error) => self.tell(Server::Broker, &error, failures == 1),
-                End::Cache(error) => self.tell(Server::Cache, &error, false),
+                End::Broker(error) if failures == 1 => tracing::info!(%partition, "broker: {error}; trying again"),
+                // That a connection was lost is each worker's own news; that a server stays away is the same for all.
+                End::Broker(error) if failures <= OWN_NEWS => tracing::warn!(%partition, "broker: {error}; trying again"),
+                End::Cache(error) if failures <= OWN_NEWS => tracing::warn!(%partition, "cache: {error}; trying again"),
+                End::Broker(error) => self.consumer.outages.say(Server::Broker, &error),
+                End::Cache(error) => self.consumer.outages.say(Server::Cache, &error),
                 End::Reopen => {}
             }
             tokio::select! {
@@ -68,20 +78,6 @@ impl<B: Broker, C: Cache> Worker<B, C> {
                 () = stop.requested() => return Ok(()),
                 () = tokio::time::sleep(backoff.pause()) => {}
             }
-        }
-    }
-
-    /// A server is away, which one of the workers says for all of them.
-    fn tell(&self, server: Server, error: &dyn std::fmt::Display, hiccup: bool) {
-        let partition = self.partition;
-        let name = match server {
-            Server::Broker => "broker",
-            Server::Cache => "cache",
-        };
-        match (self.consumer.outages.tell(server), hiccup) {
-            (true, true) => tracing::info!("{name}: {error}; trying again"),
-            (true, false) => tracing::warn!("{name}: {error}; trying again"),
-            (false, _) => tracing::debug!(%partition, "{name}: {error}; trying again"),
         }
     }
 

@@ -4,6 +4,8 @@
 redis.call('SET', KEYS[1], '1')
 redis.call('APPEND', KEYS[1], '1')
 redis.call('EXPIRE', KEYS[1], 60)
+redis.call('PEXPIRE', KEYS[1], 60000)
+redis.call('PTTL', KEYS[1])
 redis.call('GET', KEYS[1])
 redis.call('STRLEN', KEYS[1])
 redis.call('EXISTS', KEYS[1])

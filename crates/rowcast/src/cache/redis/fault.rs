@@ -35,11 +35,8 @@ const ACL: &str = "~* +auth +select +type +get +set +mset +hget +hset +hgetall +
 pub(super) fn judge(reply: &str, place: &str, user: &str) -> Fault {
     let reply = cause(reply);
     let (code, detail) = reply.split_once(' ').unwrap_or((reply, ""));
-    // What Redis says ends with a full stop or without.
-    let said = match reply.trim_end_matches('.') {
-        "" => reply.to_owned(),
-        said => format!("{said}."),
-    };
+    // What Redis says ends like a sentence, or without a sign.
+    let said = if reply.ends_with(|c: char| c.is_alphanumeric() || c == '\'') { format!("{reply}.") } else { reply.to_owned() };
     let lost = |remedy: &str| Fault::Lost(format!("Redis at {place}: {said}{remedy}"));
     let fatal = |remedy: &str| Fault::Fatal(format!("Redis at {place}: {said}{remedy}"));
     match code {

@@ -215,8 +215,11 @@ fn missing(path: &Path) -> Finding {
         .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
         .unwrap_or_default();
     let wanted = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let near = nearest(&wanted, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-    Finding::new(Grade::Stops, format!("there is no database file {}{near}", path.display())).mend("correct the `url` in [source]")
+    let remedy = match nearest(&wanted, names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean {near}? Correct the `url` in [source]"),
+        None => "correct the `url` in [source]".to_owned(),
+    };
+    Finding::new(Grade::Stops, format!("there is no database file {}", path.display())).mend(remedy)
 }
 
 fn locked(path: &Path) -> Finding {

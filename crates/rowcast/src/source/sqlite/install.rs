@@ -116,7 +116,7 @@ pub(super) fn prepare(connection: &Connection, settings: &TableSettings, capture
         None => None,
         Some(text) => {
             let compiled = filter::compile(connection, &table, text, &rows::equal(&table, &table.key));
-            Some(compiled.map_err(|reason| Error::Fatal(format!("table {name}: `where` {reason}")))?)
+            Some(compiled.map_err(|reason| Failure::Misfit(Setting::Where, format!("table {name}: `where` {reason}")))?)
         }
     };
     Ok(Prepared { table, mapped, beside_key, filter })
