@@ -43,7 +43,7 @@ fn a_mapping_that_changes_in_shape_and_key_resyncs_its_table_alone_and_leaves_no
     }
 
     assert_eq!(world.openings().len(), openings, "no other table is read again: {:?}", world.openings());
-    assert_eq!(world.said("or request: resync of "), world.said("or request: resync of settings, users"));
+    assert_eq!(world.said("its mapping is new or changed"), world.said("resync of settings, users: its mapping"));
     world.watch_anew();
     world.writer.wait_for_more(30);
     world.judge(&mut [&mut publisher, &mut consumer]);
@@ -61,7 +61,7 @@ impl Reader {
     /// Reads until the changed mapping has been taken up that many times in all and its resyncs are complete.
     fn read_until_complete(&mut self, world: &World, times: usize) {
         let (begun, seen) = (Instant::now(), self.seen);
-        while world.said("or request: resync of settings, users") < times {
+        while world.said("resync of settings, users: its mapping") < times {
             assert!(begun.elapsed() < DEADLINE, "the changed mapping was not taken up");
             drop(self.look(world));
         }

@@ -39,7 +39,7 @@ on_change = "refresh"
 "#;
 
 /// What a consumer says when it takes up a mapping of which every table has changed.
-const ALL_CHANGED: &str = "or request: resync of lines, profiles, settings, stock, users";
+const ALL_CHANGED: &str = "resync of lines, profiles, settings, stock, users: its mapping";
 
 #[test]
 fn every_option_can_be_taken_up_and_given_up_and_leaves_nothing_stale() {
