@@ -26,7 +26,7 @@ pub enum Operation {
     Insert,
     /// The row has other values than before.
     Update,
-    /// The row is gone, or about to go in the same transaction.
+    /// The row is about to go, in the same transaction.
     Delete,
 }
 

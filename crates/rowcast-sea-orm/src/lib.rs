@@ -192,8 +192,10 @@ pub async fn before_delete<A: ActiveModelTrait, C: ConnectionTrait>(model: &A, d
 ///     txn.commit().await
 /// }
 /// ```
-/// Nothing is recorded where triggers record the table. A key that changes is two rows: [`Operation::Delete`] for the old key, and
-/// [`Operation::Insert`] for the new one.
+/// Record inserts *after* the statement and deletes **before** it: a key is taken from the row while there is one, for the database
+/// may spell it otherwise than the caller does (`'gb'` for `"GB"` under NOCASE, `'7'` for 7). A key that changes is two calls:
+/// [`Operation::Delete`] with the old key before, and [`Operation::Insert`] with the new one after. Nothing is recorded where triggers record the
+/// table.
 ///
 /// # Errors
 /// Those of the hooks: no transaction, no changelog, an entity whose key is not the table's.

@@ -237,7 +237,10 @@ impl Link for FaultyLink {
 
     async fn take_over(&mut self, old: Option<u16>, of: u16, fresh: &mut (dyn FnMut() -> Run + Send)) -> Result<bool, cache::Error> {
         self.trouble().await?;
-        self.inner.take_over(old, of, fresh).await
+        let done = self.inner.take_over(old, of, fresh).await?;
+        // Done all the same.
+        self.trouble().await?;
+        Ok(done)
     }
 
     async fn load(&mut self, partition: Partition) -> Result<Option<Stored>, cache::Error> {

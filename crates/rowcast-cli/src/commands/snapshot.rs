@@ -69,8 +69,9 @@ pub async fn run(args: &SnapshotArgs, config: &Config, path: &Path, screen: &Scr
     let mut progress = Progress::new(names.iter().map(|name| Table::from(name.as_str())).collect(), asked, rows.as_deref());
     eprintln!("requested a resync of {}", names.join(", "));
     let bar = screen.show(bar(rows.as_ref().map(|rows| rows.iter().sum())));
-    let following =
-        async { with_broker!(&broker, broker => with_cache!(&cache, cache => follow(config, &mut progress, &bar, broker, cache).await)) };
+    let following = async {
+        with_broker!(&broker, broker => with_cache!(&cache, cache => follow(config, &names, &mut progress, &bar, broker, cache).await))
+    };
     let followed = tokio::select! {
         followed = following => followed,
         () = signals.next() => Err(Failure::Interrupted(
@@ -121,9 +122,13 @@ async fn ask<B: Broker, C: Cache>(
 ) -> anyhow::Result<Vec<(Partition, Option<Checkpoint>)>> {
     let mut link = cache.connect().await?;
     let before = checkpoints(&mut link, config.partitions).await?;
-    let tables = names.iter().map(|name| Table::from(name.as_str())).collect();
-    broker.request(Request::Resync { tables }.encode()).await?;
+    request(names, broker).await?;
     Ok(before)
+}
+
+async fn request<B: Broker>(names: &[String], broker: &B) -> anyhow::Result<()> {
+    let tables = names.iter().map(|name| Table::from(name.as_str())).collect();
+    Ok(broker.request(Request::Resync { tables }.encode()).await?)
 }
 
 async fn checkpoints<L: Link>(link: &mut L, configured: u16) -> Result<Vec<(Partition, Option<Checkpoint>)>, cache::Error> {
@@ -135,7 +140,14 @@ async fn checkpoints<L: Link>(link: &mut L, configured: u16) -> Result<Vec<(Part
     Ok(found)
 }
 
-async fn follow<B: Broker, C: Cache>(config: &Config, progress: &mut Progress, bar: &Moving, broker: &B, cache: &C) -> Result<(), Failure> {
+async fn follow<B: Broker, C: Cache>(
+    config: &Config,
+    names: &[String],
+    progress: &mut Progress,
+    bar: &Moving,
+    broker: &B,
+    cache: &C,
+) -> Result<(), Failure> {
     let mut link = None;
     let mut moved = Instant::now();
     let mut reached = Instant::now();
@@ -162,6 +174,10 @@ async fn follow<B: Broker, C: Cache>(config: &Config, progress: &mut Progress, b
         if moved.elapsed() > SILENCE {
             if let Some(missing) = missing(config, broker, progress).await? {
                 return Err(anyhow!(missing).into());
+            }
+            if progress.step() == Step::Waiting {
+                // Everybody is there, so what the publisher sent was lost on the way (a queue was purged, say).
+                request(names, broker).await?;
             }
             moved = Instant::now();
         }

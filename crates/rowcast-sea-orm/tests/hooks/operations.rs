@@ -259,8 +259,15 @@ async fn recorded_keys_are_the_rows_own_column_by_column() {
     // NOCASE: GB is the row 'gb'; no row is FR.
     record::<country::Entity, _>(&txn, Operation::Update, ["GB", "FR"].map(str::to_owned)).await.unwrap();
     record::<membership::Entity, _>(&txn, Operation::Delete, [("red".to_owned(), 7, vec![0, 255])]).await.unwrap();
+    // Before the statement the row says how its key is spelt; afterwards nobody does.
+    record::<country::Entity, _>(&txn, Operation::Delete, ["Gb".to_owned()]).await.unwrap();
+    country::Entity::delete_many().filter(country::Column::Code.eq("Gb")).exec(&txn).await.unwrap();
+    record::<country::Entity, _>(&txn, Operation::Delete, ["Gb".to_owned()]).await.unwrap();
     txn.commit().await.unwrap();
-    assert_eq!(database.changelog().await[1..], ["countries U 'gb'", "countries U 'FR'", "memberships D 'red',7,X'00FF'"]);
+    assert_eq!(
+        database.changelog().await[1..],
+        ["countries U 'gb'", "countries U 'FR'", "memberships D 'red',7,X'00FF'", "countries D 'gb'", "countries D 'Gb'"]
+    );
 }
 
 #[tokio::test]

@@ -147,8 +147,9 @@ impl<B: Broker, C: Cache> Consumer<B, C> {
     /// Puts this consumer's layout in force.
     async fn start(&self) -> Result<(), Error> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut left = None;
         loop {
-            match self.put_layout_in_force().await {
+            match self.put_layout_in_force(&mut left).await {
                 Ok(Some(old)) => {
                     tracing::info!("the pipeline had {old} partitions and has {} now; every table is resynced", self.settings.partitions);
                     return self.remove_layout(old, &mut backoff).await;
@@ -163,15 +164,17 @@ impl<B: Broker, C: Cache> Consumer<B, C> {
         }
     }
 
-    /// Returns the number of partitions that was in force before, if it was another one.
-    async fn put_layout_in_force(&self) -> Result<Option<u16>, cache::Error> {
+    /// Returns the number of partitions that was in force before, if it was another one. It stands in `left`, too, from before it is
+    /// left: the answer to that may be lost.
+    async fn put_layout_in_force(&self, left: &mut Option<u16>) -> Result<Option<u16>, cache::Error> {
         let own = self.settings.partitions;
         let mut link = self.cache.connect().await?;
         loop {
             let found = link.layout().await?;
             if found == Some(own) {
-                return Ok(None);
+                return Ok(*left);
             }
+            *left = found;
             // `false` means that somebody wrote meanwhile; then it is looked at again.
             if link.take_over(found, own, &mut fresh_run).await? {
                 return Ok(found);

@@ -61,6 +61,9 @@ pub struct TableSchema {
     pub primary_key: Vec<String>,
     /// Sets of columns of which the source guarantees that no two rows agree in all of them; the primary key among them.
     pub unique: Vec<Vec<String>>,
+    /// Whatever else decides what the rows hold; part of the mapping's fingerprint. ALTER TABLE may drop a column and add another one
+    /// of the same name and type, let two columns swap their names or give one another expression, and no trigger sees that.
+    pub definition: String,
 }
 
 /// Settings and schema do not fit together.
@@ -252,6 +255,9 @@ fn fingerprint(columns: &[String], schema: &TableSchema, filter: Option<&str>) -
         let declared = schema.columns.iter().find(|column| column.name == *name).map_or("", |column| &column.declared);
         text.push_str(&format!("{name:?} {declared:?},"));
     }
+    if !schema.definition.is_empty() {
+        text.push_str(&format!(" of {:?}", schema.definition));
+    }
     if let Some(filter) = filter {
         // The types of its columns decide what it says; which of them it uses only the source could tell.
         let declared: Vec<&str> = schema.columns.iter().map(|column| column.declared.as_str()).collect();
@@ -302,6 +308,7 @@ mod tests {
             columns: vec![column("id", ColumnType::Integer), column("name", ColumnType::Text), column("email", ColumnType::Text)],
             primary_key: vec!["id".to_owned()],
             unique: vec![vec!["id".to_owned()], vec!["email".to_owned()]],
+            definition: String::new(),
         }
     }
 

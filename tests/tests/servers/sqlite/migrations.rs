@@ -82,6 +82,7 @@ async fn columns_that_are_added_renamed_and_dropped_under_way_are_followed() {
         ("ALTER TABLE t RENAME COLUMN a TO e", vec!["id", "e", "d d", "c"]),
         ("ALTER TABLE t DROP COLUMN \"d d\"", vec!["id", "e", "c"]),
         ("ALTER TABLE t ADD COLUMN f AS (id + 1) VIRTUAL", vec!["id", "e", "c", "f"]),
+        ("BEGIN; ALTER TABLE t DROP COLUMN f; ALTER TABLE t ADD COLUMN f AS (id + 2) VIRTUAL; COMMIT", vec!["id", "e", "c", "f"]),
         ("ALTER TABLE t DROP COLUMN f", vec!["id", "e", "c"]),
         // No trigger sees that every row has another value afterwards.
         ("BEGIN; ALTER TABLE t DROP COLUMN c; ALTER TABLE t ADD COLUMN c INTEGER DEFAULT 8; COMMIT", vec!["id", "e", "c"]),

@@ -75,7 +75,7 @@ impl RabbitBroker {
 }
 
 impl RabbitTail {
-    /// The next batch and its partition. Cancel safe.
+    /// The next batch and its partition. Whoever drops the future may lose the batch in hand, which nobody but this queue had.
     pub async fn next(&mut self) -> Result<(Partition, Vec<u8>), Error> {
         let lost = |why: String| Error::Lost(format!("the connection to RabbitMQ ended: {why}"));
         let delivery = match self.consumer.next().await {

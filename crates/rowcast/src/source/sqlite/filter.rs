@@ -145,7 +145,8 @@ impl<'c> Filter<'c> {
         let mut rows = self.0.raw_query();
         match rows.next() {
             Ok(Some(row)) => Ok(if row.get(0)? { Verdict::Matches } else { Verdict::Differs }),
-            Ok(None) => Err(rusqlite::Error::QueryReturnedNoRows),
+            // Text of UTF-16 that is not whole reads as text that is not there.
+            Ok(None) => Ok(Verdict::Fails("its primary key does not find it again; mend the key's text".to_owned())),
             Err(error) if is_of_values(&error) => Ok(Verdict::Fails(failure(&error))),
             Err(error) => Err(error),
         }

@@ -83,7 +83,10 @@ impl RowReader {
             .map(|column| {
                 let logged = match key.iter().position(|key| key == column) {
                     Some(place) => Logged::Key(place),
-                    None => Logged::Beside(prepared.beside_key.iter().position(|beside| beside == column).unwrap_or(0)),
+                    None => {
+                        let place = prepared.beside_key.iter().position(|beside| beside == column);
+                        Logged::Beside(place.expect("every column of the template is in the key or beside it"))
+                    }
                 };
                 (place_of(*column), logged)
             })

@@ -65,6 +65,8 @@ pub struct Table {
     pub(super) unique: Vec<Unique>,
     /// Whether the silent removal of a row that REPLACE displaces may take along the very row that displaces it.
     pub(super) removal_spreads: bool,
+    /// The statement that creates it as it is now.
+    definition: String,
     strict: bool,
     /// Why it cannot be used, with the remedy.
     pub trouble: Option<String>,
@@ -97,11 +99,14 @@ pub(super) fn views(connection: &Connection) -> rusqlite::Result<Vec<String>> {
 /// Reads what a table is; `None` if there is none of this very name.
 pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Option<Table>> {
     let found = connection
-        .query_row("SELECT type, wr, strict FROM pragma_table_list WHERE schema = 'main' AND name = ?1", [name], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, row.get::<_, bool>(2)?))
-        })
+        .query_row(
+            "SELECT l.type, l.wr, l.strict, coalesce(s.sql, '') FROM pragma_table_list AS l \
+             LEFT JOIN main.sqlite_schema AS s ON s.type IN ('table', 'view') AND s.name = l.name WHERE l.schema = 'main' AND l.name = ?1",
+            [name],
+            |row| Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, row.get::<_, bool>(2)?, row.get::<_, String>(3)?)),
+        )
         .optional()?;
-    let Some((kind, without_rowid, strict)) = found else { return Ok(None) };
+    let Some((kind, without_rowid, strict, definition)) = found else { return Ok(None) };
     let mut table = Table {
         name: name.to_owned(),
         columns: Vec::new(),
@@ -110,6 +115,7 @@ pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Opti
         hidden_rowid: None,
         unique: Vec::new(),
         removal_spreads: false,
+        definition,
         strict,
         trouble: None,
     };
@@ -332,13 +338,14 @@ impl Table {
         let columns = self.columns.iter().enumerate().map(|(place, column)| ColumnSchema {
             name: column.name.clone(),
             kind: self.kind(place),
-            declared: definition(column),
+            declared: column.declared.clone(),
         });
         let mut unique = vec![self.key_columns().map(name).collect::<Vec<_>>()];
         unique.extend(self.unique.iter().filter(|unique| self.tells_rows_apart(unique)).map(|unique| {
             unique.parts.iter().filter_map(|part| if let PartOf::Column(column) = part.what { Some(name(column)) } else { None }).collect()
         }));
-        TableSchema { columns: columns.collect(), primary_key: self.key_columns().map(name).collect(), unique }
+        let definition = self.definition.clone();
+        TableSchema { columns: columns.collect(), primary_key: self.key_columns().map(name).collect(), unique, definition }
     }
 
     /// Whether no two rows agree in all columns of the index, and rows are found by it.
@@ -371,13 +378,6 @@ impl Table {
             Affinity::Numeric => ColumnType::Numeric,
         }
     }
-}
-
-/// What decides which value a row has that was there before the column: ALTER TABLE may drop a column and add another one of
-/// the same name and type, and no trigger sees that.
-fn definition(column: &Column) -> String {
-    let default = column.default.as_deref().map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
-    format!("{}{default}{}", column.declared, if column.generated { " GENERATED" } else { "" })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
