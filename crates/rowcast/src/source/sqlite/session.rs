@@ -176,10 +176,14 @@ impl Session {
         if self.read.is_some() || self.trim_due() != Some(Duration::ZERO) {
             return Ok(());
         }
-        self.trim_now()
+        match self.trim_now() {
+            // Another time.
+            Err(failure) if failure.is_lock() => Ok(()),
+            outcome => outcome,
+        }
     }
 
-    /// The same without waiting until it is worth a transaction.
+    /// The same without waiting until it is worth a transaction; somebody else's lock is an error.
     pub(super) fn trim_now(&mut self) -> Result<(), Failure> {
         if self.trim_due().is_none() {
             return Ok(());
@@ -188,11 +192,7 @@ impl Session {
         let trimmed = self.trim_to(upto);
         self.end_transaction()?;
         self.trim.last = Instant::now();
-        match trimmed {
-            Ok(done) => self.trim.done = done,
-            Err(failure) if failure.is_lock() => {}
-            Err(failure) => return Err(failure),
-        }
+        self.trim.done = trimmed?;
         Ok(())
     }
 

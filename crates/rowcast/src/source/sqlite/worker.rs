@@ -51,6 +51,9 @@ pub(super) enum Command {
 const PAUSE_LEAST: Duration = Duration::from_micros(200);
 const PAUSE_MOST: Duration = Duration::from_millis(2);
 
+/// How long somebody else's lock may keep the thread from writing down, at its end, what may be forgotten.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// Starts the thread; it ends when it is told to stop.
 pub(super) fn start(settings: SqliteSettings) -> std::io::Result<Sender<Command>> {
     let (sender, commands) = mpsc::channel();
@@ -275,7 +278,7 @@ impl Worker {
     /// Writes down what may be forgotten, so that the next session does not ship it again.
     fn leave(&mut self) {
         if let Some(session) = &mut self.session
-            && let Err(failure) = session.abandon().and_then(|()| session.trim_now())
+            && let Err(failure) = session.abandon().and_then(|()| patiently(FAREWELL, || session.trim_now()))
         {
             // The next session ships a little more, which does no harm.
             tracing::debug!(path = %self.settings.path.display(), ?failure, "the changelog was not trimmed at the end");
