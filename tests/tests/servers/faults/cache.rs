@@ -102,7 +102,7 @@ fn a_checkpoint_or_a_seen_log_that_vanishes_costs_a_resync() {
     let before = world.said("no checkpoint: every table");
     for partition in 1..=2 {
         world.writer.wait_for_more(20);
-        assert_eq!(client.del::<_, u32>(own(&format!("checkpoint:{partition}of{PARTITIONS}"))).expect("it is removed"), 1);
+        world.remove_checkpoint(partition);
         world.wait_until_said("no checkpoint: every table", before + partition);
     }
     world.judge(&mut [&mut publisher, &mut consumer]);

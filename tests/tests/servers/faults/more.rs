@@ -43,6 +43,7 @@ key = "item:{sku}"
 [[table]]
 name = "tags"
 key = "tag:{a}:{b}"
+ttl = "1h"
 
 [[table]]
 name = "an \"order\""
@@ -50,15 +51,27 @@ key = "order:{select}"
 
 [[table]]
 name = "names"
+where = "active = 1"
 "#;
 
-/// Each table, its key's beginning and the key's columns.
-const KEYS_OF: [(&str, &str, &[&str]); 5] = [
-    ("tree", "tree", &["id"]),
-    ("items", "item", &["sku"]),
-    ("tags", "tag", &["a", "b"]),
-    ("an \"order\"", "order", &["select"]),
-    ("names", "names", &["id"]),
+/// What a configuration is made into for a while, option by option: one of the tables goes, one is evicted, one is filled by the application,
+/// one gets other keys and another shape, one loses its time to live, one gets another filter and another order of columns.
+pub const OTHER_OPTIONS: [(&str, &str); 6] = [
+    ("\n[[table]]\nname = \"tree\"\n", ""),
+    ("key = \"item:{sku}\"\n", "key = \"item:{sku}:row\"\non_change = \"evict\"\n"),
+    ("key = \"setting:{id}\"\n", "key = \"setting:{id}\"\non_change = \"refresh\"\n"),
+    ("key = \"order:{select}\"\n", "key = \"o:{select}\"\nvalue = \"hash\"\n"),
+    ("ttl = \"1h\"\n", ""),
+    ("where = \"active = 1\"\n", "where = \"name LIKE '%1%'\"\ncolumns = [\"name\", \"id\", \"v\"]\n"),
+];
+
+/// Each table, its key's beginning, the key's columns and its filter.
+const KEYS_OF: [(&str, &str, &[&str], &str); 5] = [
+    ("tree", "tree", &["id"], "true"),
+    ("items", "item", &["sku"], "true"),
+    ("tags", "tag", &["a", "b"], "true"),
+    ("an \"order\"", "order", &["select"], "true"),
+    ("names", "names", &["id"], "active = 1"),
 ];
 
 /// Every key that the writer may write.
@@ -72,7 +85,7 @@ pub fn keys() -> Vec<String> {
 /// What the cache should hold for the rows that there are, whatever columns the tables have by now.
 pub fn expected(database: &Connection) -> Contents {
     let mut contents = Contents::new();
-    for (table, prefix, key) in KEYS_OF {
+    for (table, prefix, key, filter) in KEYS_OF {
         let mut statement = database.prepare("SELECT name FROM pragma_table_xinfo(?1)").expect("a query");
         let columns: Vec<String> =
             statement.query_map([table], |row| row.get(0)).expect("columns").map(|name| name.expect("a name")).collect();
@@ -80,7 +93,7 @@ pub fn expected(database: &Connection) -> Contents {
         let fields: Vec<String> = columns.iter().map(|name| format!("'{name}', {}", plain(name))).collect();
         let key: Vec<String> = key.iter().map(|name| format!("':' || {}", plain(name))).collect();
         let table = table.replace('"', "\"\"");
-        let sql = format!("SELECT '{prefix}' || {}, json_object({}) FROM \"{table}\"", key.join(" || "), fields.join(", "));
+        let sql = format!("SELECT '{prefix}' || {}, json_object({}) FROM \"{table}\" WHERE {filter}", key.join(" || "), fields.join(", "));
         let mut statement = database.prepare(&sql).expect("a query");
         let rows = statement.query_map([], |row| Ok((row.get(0)?, Value::Text(row.get(1)?)))).expect("rows");
         contents.extend(rows.map(|row| row.expect("a row")));

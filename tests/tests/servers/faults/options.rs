@@ -62,7 +62,7 @@ fn every_option_can_be_taken_up_and_given_up_and_leaves_nothing_stale() {
     assert!(found.keys().any(|key| key.starts_with("setting:")), "what stood there is refreshed");
     assert_eq!(found.keys().filter(|key| key.starts_with("stock:")).count(), 0, "what may be stale is evicted, by whatever key");
     for key in found.keys().filter(|key| key.starts_with("lines:")) {
-        assert!((1..=3_600_000).contains(&left_ms(&world, key)), "{key} has {} ms", left_ms(&world, key));
+        assert!((1..=3_600_000).contains(&world.left_ms(key)), "{key} has {} ms", world.left_ms(key));
     }
 
     changes_refresh_and_evict_what_the_application_filled(&world);
@@ -73,7 +73,7 @@ fn every_option_can_be_taken_up_and_given_up_and_leaves_nothing_stale() {
     let mut publisher = world.publisher("publisher-3");
     taken_up(&world, 2 * PARTITIONS);
     for key in contents::read(&mut world.client()).expect("the cache").keys() {
-        assert!(left_ms(&world, key) < 0, "{key} has a time left");
+        assert!(world.left_ms(key) < 0, "{key} has a time left");
     }
     world.watch_anew();
     world.writer.wait_for_more(30);
@@ -118,11 +118,6 @@ fn wait_until_true(world: &World, what: &str) {
     settled.unwrap_or_else(|error| panic!("{error}: {}", wrong.join("\n")));
 }
 
-/// What a key has left in ms; -1 where it stays, -2 where it has gone.
-fn left_ms(world: &World, key: &str) -> i64 {
-    redis::cmd("PTTL").arg(key).query(&mut world.client()).expect("a time")
-}
-
 fn changes_refresh_and_evict_what_the_application_filled(world: &World) {
     let database = writer::connect(&world.database());
     let mut client = world.client();
@@ -143,7 +138,7 @@ fn changes_refresh_and_evict_what_the_application_filled(world: &World) {
     let found = contents::read(&mut client).expect("the cache");
     assert!(!found.contains_key(&setting(1)), "a key that is not there is not written");
     assert!(found.contains_key(&setting(2)) && found.contains_key(&setting(3)));
-    assert!((1..=600_000).contains(&left_ms(world, &setting(3))), "its time is the application's");
+    assert!((1..=600_000).contains(&world.left_ms(&setting(3))), "its time is the application's");
 }
 
 fn a_gap_leaves_nothing_that_the_application_filled_stale(world: &World) {

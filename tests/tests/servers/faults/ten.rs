@@ -3,6 +3,7 @@
 use rand::RngExt;
 use redis::Commands;
 
+use super::half::Half;
 use super::more;
 use super::schema::Tables;
 use super::world::{PARTITIONS, World};
@@ -46,22 +47,7 @@ fn ten_tables_of_every_kind_come_through_one_fault_after_another() {
                 database.execute_batch(&column).expect("another column");
             }
             5 => {
-                // One of the tables is not cached for a while, and all of its keys go.
-                let without = configuration.replace("\n[[table]]\nname = \"tree\"\n", "");
-                assert_ne!(without, configuration);
-                // Rows come back as they were, which nothing else may do.
-                world.excuse();
-                publisher.leave();
-                let other = world.half_configured("publish", &format!("publisher-{fault}-without"), &without);
-                let gone = || world.client().keys::<_, Vec<String>>("tree:*").expect("keys").is_empty().then_some(());
-                rowcast_testkit::wait::until_blocking("the table's keys to go", std::time::Duration::from_secs(40), gone).expect("they go");
-                world.wait_until_settled();
-                let resyncs = world.said("resync of tree");
-                other.leave();
-                publisher = world.half_configured("publish", &format!("publisher-{fault}"), &configuration);
-                world.wait_until_said("resync of tree", resyncs + PARTITIONS);
-                world.wait_until_settled();
-                world.watch_anew();
+                publisher = other_options(&world, publisher, fault);
             }
             6 => {
                 // Another order of columns, and back.
@@ -69,18 +55,16 @@ fn ten_tables_of_every_kind_come_through_one_fault_after_another() {
                 columns.rotate_left(random.random_range(1..4));
                 let changed =
                     configuration.replace("name = \"names\"\n", &format!("name = \"names\"\ncolumns = [{}]\n", columns.join(", ")));
+                let resyncs = world.said("resync of names: its mapping");
                 publisher.leave();
                 let other = world.half_configured("publish", &format!("publisher-{fault}-changed"), &changed);
-                world.writer.wait_for_more(20);
+                world.wait_until_said("resync of names: its mapping", resyncs + PARTITIONS);
                 other.leave();
                 publisher = world.half_configured("publish", &format!("publisher-{fault}"), &configuration);
             }
             _ => {
-                let mut client = world.client();
-                let partition = random.random_range(1..=PARTITIONS);
-                let key = format!("rowcast:{{{}}}:checkpoint:{partition}of{PARTITIONS}", world.pipeline);
                 let lost = world.said("no checkpoint: every table");
-                assert_eq!(client.del::<_, u32>(key).expect("it is removed"), 1);
+                world.remove_checkpoint(random.random_range(1..=PARTITIONS));
                 world.wait_until_said("no checkpoint: every table", lost + 1);
             }
         }
@@ -90,4 +74,41 @@ fn ten_tables_of_every_kind_come_through_one_fault_after_another() {
     }
     world.writer.wait_for_more(50);
     world.judge(&mut [&mut publisher, &mut consumer]);
+}
+
+/// Every kind of option changes for a while, and everything comes back as it was.
+fn other_options(world: &World, publisher: Half, fault: usize) -> Half {
+    const CHANGED: &str = "resync of an \"order\", items, names, settings, tags: its mapping";
+    const TREE_BACK: &str = "resync of an \"order\", items, names, settings, tags, tree: its mapping";
+    let configuration = world.configuration();
+    let other = more::OTHER_OPTIONS.iter().fold(configuration.clone(), |text, (from, to)| {
+        assert!(text.contains(from), "{from} is in the configuration");
+        text.replace(from, to)
+    });
+    // Rows come back as they were, which nothing else may do.
+    world.excuse();
+    let (changed, back) = (world.said(CHANGED), world.said(TREE_BACK));
+    publisher.leave();
+    let publisher = world.half_configured("publish", &format!("publisher-{fault}-other"), &other);
+    world.wait_until_said(CHANGED, changed + PARTITIONS);
+    world.wait_until_settled();
+    for prefix in ["tree:", "item:", "order:"] {
+        assert_eq!(keys(world, prefix), [""; 0], "of what is not cached any more, is evicted or has other keys nothing is left");
+    }
+    assert!(!keys(world, "setting:").is_empty(), "what stands there is refreshed");
+    assert!(keys(world, "tag:").iter().all(|key| world.left_ms(key) < 0), "what has lost its time to live stays");
+
+    publisher.leave();
+    let publisher = world.half_configured("publish", &format!("publisher-{fault}"), &configuration);
+    world.wait_until_said(TREE_BACK, back + PARTITIONS);
+    world.wait_until_settled();
+    assert_eq!(keys(world, "o:"), [""; 0]);
+    let tags = keys(world, "tag:");
+    assert!(!tags.is_empty() && tags.iter().all(|key| world.left_ms(key) != -1), "what has a time to live goes by itself");
+    world.watch_anew();
+    publisher
+}
+
+fn keys(world: &World, prefix: &str) -> Vec<String> {
+    world.client().keys(format!("{prefix}*")).expect("keys")
 }

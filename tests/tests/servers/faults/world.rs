@@ -1,6 +1,7 @@
 //! Everything that a test strikes at: database, writer, servers, processes, watcher; and the judgement at the end.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct World {
     broker_url: String,
     watcher: Watcher,
     logs: RefCell<Vec<Log>>,
+    /// Seen logs whose checkpoint was removed: nobody knows of them any more.
+    forgotten: RefCell<BTreeSet<String>>,
     folder: Folder,
 }
 
@@ -79,7 +82,19 @@ impl World {
         assert!(installed.status.success(), "{installed:?}");
         let writer = Writer::start(&folder.path().join("app.db"), tables, seed, rows.into());
         let (pipeline, broker_url) = (pipeline.to_owned(), broker_url.to_owned());
-        World { pipeline, redis, writer, tables, runtime, seed, broker_url, watcher, logs: RefCell::default(), folder }
+        World {
+            pipeline,
+            redis,
+            writer,
+            tables,
+            runtime,
+            seed,
+            broker_url,
+            watcher,
+            logs: RefCell::default(),
+            forgotten: RefCell::default(),
+            folder,
+        }
     }
 
     /// Starts `rowcast publish`.
@@ -146,11 +161,25 @@ impl World {
                 open.push_str(&format!("{checkpoint}: {resyncs}; "));
             }
         }
-        let seen: Vec<String> = redis::cmd("KEYS").arg(format!("{own}seen:*")).query(&mut client)?;
+        let mut seen: Vec<String> = redis::cmd("KEYS").arg(format!("{own}seen:*")).query(&mut client)?;
+        seen.retain(|log| !self.forgotten.borrow().contains(log));
         if open.is_empty() && !seen.is_empty() {
             open = format!("seen logs are left: {seen:?}");
         }
         Ok(open)
+    }
+
+    /// Removes the checkpoint of a partition. Whatever seen logs it spoke of in that moment go by themselves in a few days.
+    pub fn remove_checkpoint(&self, number: usize) {
+        let script = "local logs = redis.call('KEYS', ARGV[1])
+            for _, log in ipairs(logs) do assert(redis.call('TTL', log) > 0, 'a seen log without an end') end
+            assert(redis.call('DEL', KEYS[1]) == 1, 'there was no checkpoint')
+            return logs";
+        let own = |what: &str| format!("rowcast:{{{}}}:{what}:{number}of{PARTITIONS}", self.pipeline);
+        let mut removal = redis::cmd("EVAL");
+        removal.arg(script).arg(1).arg(own("checkpoint")).arg(own("seen") + ":*");
+        let logs: Vec<String> = removal.query(&mut self.client()).expect("the checkpoint is removed");
+        self.forgotten.borrow_mut().extend(logs);
     }
 
     /// Who has written each partition's checkpoint last: every time a consumer opens a partition it is another word.
@@ -188,6 +217,11 @@ impl World {
     /// A plain client of the cache.
     pub fn client(&self) -> redis::Connection {
         client(&self.redis)
+    }
+
+    /// What a key has left in ms; -1 where it stays, -2 where it has gone.
+    pub fn left_ms(&self, key: &str) -> i64 {
+        redis::cmd("PTTL").arg(key).query(&mut self.client()).expect("a time")
     }
 
     /// Does something to Redis.
