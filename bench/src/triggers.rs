@@ -39,8 +39,8 @@ struct Table {
     key: &'static str,
     insert: &'static str,
     update: &'static str,
-    /// The changelog's columns that a trigger fills after a row was inserted, and after one was updated or deleted.
-    logged: [&'static str; 2],
+    /// What a trigger puts into the changelog's value columns after an insert, an update and a delete.
+    logged: [&'static [&'static str]; 3],
 }
 
 const TABLES: [Table; 4] = [
@@ -50,7 +50,7 @@ const TABLES: [Table; 4] = [
         key: "t:{id}",
         insert: "INSERT INTO t VALUES(?1, 'Ada Lovelace', ?1)",
         update: "UPDATE t SET n = n + 1 WHERE id = ?1",
-        logged: ["NEW.id", "OLD.id"],
+        logged: [&["NEW.id"], &["OLD.id", "NEW.id"], &["OLD.id"]],
     },
     Table {
         name: "one UNIQUE text",
@@ -58,7 +58,7 @@ const TABLES: [Table; 4] = [
         key: "t:{id}",
         insert: "INSERT INTO t VALUES(?1, 'Ada Lovelace ' || ?1, ?1)",
         update: "UPDATE t SET n = n + 1 WHERE id = ?1",
-        logged: ["NEW.id", "OLD.id"],
+        logged: [&["NEW.id"], &["OLD.id"], &["OLD.id"]],
     },
     Table {
         name: "three UNIQUE",
@@ -66,7 +66,7 @@ const TABLES: [Table; 4] = [
         key: "t:{id}",
         insert: "INSERT INTO t VALUES(?1, 'Ada Lovelace ' || ?1, ?1, ?1, ?1)",
         update: "UPDATE t SET n = n + 1 WHERE id = ?1",
-        logged: ["NEW.id", "OLD.id"],
+        logged: [&["NEW.id"], &["OLD.id"], &["OLD.id"]],
     },
     Table {
         name: "key from a UNIQUE text",
@@ -74,7 +74,7 @@ const TABLES: [Table; 4] = [
         key: "t:{name}",
         insert: "INSERT INTO t VALUES(?1, 'Ada Lovelace ' || ?1, ?1)",
         update: "UPDATE t SET n = n + 1 WHERE id = ?1",
-        logged: ["NEW.id, NULL", "OLD.id, OLD.name"],
+        logged: [&["NEW.id", "NULL"], &["OLD.id", "OLD.name"], &["OLD.id", "OLD.name"]],
     },
 ];
 
@@ -198,13 +198,13 @@ fn prepare(connection: &Connection, path: &Path, table: &Table, who: Who) -> any
         Who::Nobody => {}
         Who::ByHand => {
             connection.execute_batch("CREATE TABLE log(id INTEGER PRIMARY KEY, tbl, op, at, v1, v2, v3, v4)")?;
-            for (event, op, values) in
-                [("INSERT", 'I', table.logged[0]), ("UPDATE", 'U', table.logged[1]), ("DELETE", 'D', table.logged[1])]
-            {
-                let columns = if values.contains(',') { "v1, v2" } else { "v1" };
+            for ((event, op), values) in [("INSERT", 'I'), ("UPDATE", 'U'), ("DELETE", 'D')].into_iter().zip(table.logged) {
+                let columns = &["v1", "v2"][..values.len()];
                 connection.execute_batch(&format!(
-                    "CREATE TRIGGER log_{op} AFTER {event} ON t BEGIN INSERT INTO log(tbl, op, at, {columns}) \
-                     VALUES(1, '{op}', CAST((julianday('now')-2440587.5)*86400000 AS INTEGER), {values}); END"
+                    "CREATE TRIGGER log_{op} AFTER {event} ON t BEGIN INSERT INTO log(tbl, op, at, {}) \
+                     VALUES(1, '{op}', CAST((julianday('now')-2440587.5)*86400000 AS INTEGER), {}); END",
+                    columns.join(", "),
+                    values.join(", ")
                 ))?;
             }
         }

@@ -55,7 +55,7 @@ impl Settings {
             partitions,
             block_keys: 4_000,
             block_bytes: 1024 * 1024,
-            inbox_bytes: 2 * 1024 * 1024,
+            inbox_bytes: 1024 * 1024,
             patience: Duration::from_secs(2),
         }
     }

@@ -52,7 +52,7 @@ impl Settings {
             batch: BatchLimits { changes: 1_000, bytes: 256 * 1024 },
             chunk: ChunkLimits { rows: 2_000, bytes: 512 * 1024 },
             window_messages: 256,
-            window_bytes: 8 * 1024 * 1024,
+            window_bytes: 4 * 1024 * 1024,
             row_bytes_max: 8 * 1024 * 1024,
             heartbeat: Duration::from_secs(2),
             confirm_timeout: Duration::from_secs(10),

@@ -91,6 +91,30 @@ async fn a_large_transaction_comes_in_pieces_and_in_order() {
 }
 
 #[tokio::test]
+async fn the_old_and_the_new_key_of_a_row_are_not_torn_between_two_pieces() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, app) = table(folder.path(), "wal");
+    app.execute_batch("WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO t SELECT i, 'x' FROM n").unwrap();
+    let (mut source, _) = begun(&settings).await;
+    // One change, then two a row, so that a piece is full between the two.
+    app.execute_batch("UPDATE t SET a = 'y' WHERE id = 1; UPDATE t SET id = id + 10000 WHERE id > 1").unwrap();
+    assert!(matches!(source.next().await.unwrap(), Portion::Record(_)));
+    let (mut pieces, mut end, mut pks) = (0, Position::START, Vec::new());
+    loop {
+        let Portion::Changes { changes, to, complete } = source.next().await.unwrap() else { panic!("one record a read") };
+        assert!(changes.iter().all(|change| change.position > end && change.position <= to), "piece {pieces} ends between two");
+        pks.extend(changes.into_iter().map(|change| change.pk));
+        (pieces, end) = (pieces + 1, to);
+        if complete {
+            break;
+        }
+    }
+    assert!(pieces > 1);
+    assert_eq!(pks.len(), 1 + 2 * 2999);
+    assert_eq!(pks[1..3], [r#"{"id":2}"#, r#"{"id":10002}"#]);
+}
+
+#[tokio::test]
 async fn a_burst_on_one_row_is_one_change() {
     let folder = tempfile::tempdir().unwrap();
     let (settings, app) = table(folder.path(), "wal");

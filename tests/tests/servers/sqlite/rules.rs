@@ -61,7 +61,7 @@ const RULES: &[Rule] = &[
     Rule {
         name: "a key that changes is named by its new value",
         shape: || shape("integer key alone"),
-        without: |name, sql| gone(name, sql, "_update_moves"),
+        without: |_, sql| Some(sql.replace(", NEW.\"id\")", ", NULL)")),
     },
     Rule {
         name: "the new key is named before the update, where a cascade may take the row along",

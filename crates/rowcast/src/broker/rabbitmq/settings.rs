@@ -19,7 +19,7 @@ const NAME_BYTES_MAX: usize = 255;
 const PIPELINE_BYTES_MAX: usize = NAME_BYTES_MAX - 32;
 
 /// How many messages a consumer holds unacked, unless it is told otherwise.
-const PREFETCH: u16 = 200;
+const PREFETCH: u16 = 100;
 
 /// The type of the queues that hold messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

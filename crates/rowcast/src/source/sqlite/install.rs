@@ -12,7 +12,7 @@ use super::filter;
 use super::rows;
 use super::schema::{self, Table};
 use super::sql::quoted;
-use super::triggers::{self, Logged, Trigger, value_column};
+use super::triggers::{self, Logged, Trigger, logged_width, value_column};
 use super::{Capture, SqliteSettings};
 use crate::finding::Setting;
 use crate::mapping::{MappedTable, TableSettings, nearest};
@@ -277,7 +277,7 @@ impl<'t> Installation<'t> {
             self.note(format!("table {name} is followed by {} instead of {known}", capture.name()));
             self.history_broken = true;
         }
-        self.value_columns(prepared.table.key.len() + prepared.beside_key.len())?;
+        self.value_columns(logged_width(prepared.table.key.len(), prepared.beside_key.len()))?;
         let wanted = match capture {
             Capture::Triggers => triggers::generate(&Logged { table: &prepared.table, number, beside_key: &prepared.beside_key }),
             Capture::Hooks => Vec::new(),

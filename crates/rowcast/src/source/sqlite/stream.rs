@@ -9,8 +9,8 @@ use super::super::{Error, Portion, PositionRecord};
 use super::error::Failure;
 use super::install;
 use super::rows::{Found, Lookup, RowReader};
-use super::session::Session;
-use super::triggers::value_column;
+use super::session::{Session, SessionTable};
+use super::triggers::{logged_width, value_column};
 use super::values::{self, Datum};
 use crate::change::{Change, Image, Lineage, Op, Position};
 
@@ -131,7 +131,8 @@ impl Session {
     fn fill_window(&self, read: &mut Read) -> Result<(), Failure> {
         read.rows.clear();
         read.next = 0;
-        let width = self.tables.iter().map(|table| table.reader.key_width + table.reader.beside_width).max().unwrap_or(0);
+        let width = |table: &SessionTable| logged_width(table.reader.key_width, table.reader.beside_width);
+        let width = self.tables.iter().map(width).max().unwrap_or(0);
         let columns: String = (0..width).map(|index| format!(", {}", value_column(index))).collect();
         let sql = format!("SELECT id, tbl, op, at{columns} FROM rowcast_changelog WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT {WINDOW}");
         let mut statement = self.connection.prepare_cached(&sql)?;
@@ -153,11 +154,15 @@ impl Session {
                 _ => return Err(malformed().into()),
             };
             let at_ms = row.get_ref(3)?.as_i64().map_err(|_| malformed())?;
-            let mut values = Vec::with_capacity(reader.key_width + reader.beside_width);
-            for index in 0..reader.key_width + reader.beside_width {
-                values.push(Datum::from(row.get_ref(4 + index)?));
-            }
-            read.rows.push(LogRow { id, table, op, at_ms, values, last_of_key: false, last_of_template: false });
+            let values = |from: usize, count: usize| -> rusqlite::Result<Vec<Datum>> {
+                (from..from + count).map(|index| Ok(Datum::from(row.get_ref(4 + index)?))).collect()
+            };
+            let named = |values| LogRow { id, table, op, at_ms, values, last_of_key: false, last_of_template: false };
+            let old = values(0, reader.key_width + reader.beside_width)?;
+            let new = if op == Op::Update && reader.beside_width == 0 { values(reader.key_width, reader.key_width)? } else { Vec::new() };
+            let moved = new.first().is_some_and(|first| *first != Datum::Null) && new != old;
+            read.rows.push(named(old));
+            read.rows.extend(moved.then(|| named(new)));
         }
         if seen < WINDOW {
             // The snapshot's newest row was read, or ids are missing at its end, which cannot be within one snapshot.
@@ -172,8 +177,12 @@ impl Session {
         let mut lookups: Vec<Option<Lookup<'_>>> = self.tables.iter().map(|_| None).collect();
         let mut bytes = 0;
         while let Some(row) = read.rows.get(read.next) {
-            if changes.len() >= PORTION_CHANGES || bytes >= PORTION_BYTES {
-                return Ok(read.rows[read.next - 1].id);
+            // What one row of the changelog names has one position, and stays together.
+            if let Some(before) = read.next.checked_sub(1).map(|before| read.rows[before].id)
+                && before < row.id
+                && (changes.len() >= PORTION_CHANGES || bytes >= PORTION_BYTES)
+            {
+                return Ok(before);
             }
             read.next += 1;
             let reader = &self.tables[row.table].reader;

@@ -1,8 +1,8 @@
 //! The triggers of a table, generated from what the table is. Pure, so that they can be compared with what is installed.
 //!
 //! A changelog row *names* a key that may have changed; what stands there is looked up when the change is shipped. So a row
-//! too many does no harm, and a row too few loses a change. Three triggers name what a statement touches; two more name the
-//! rows that a REPLACE may displace without a word, and the new keys of rows that move.
+//! too many does no harm, and a row too few loses a change. Three triggers name what a statement touches; where there is more than
+//! a primary key to be unique, two more name the rows that a REPLACE may displace without a word.
 
 use super::schema::{Part, PartOf, Table, Unique};
 use super::sql::{self, quoted};
@@ -22,6 +22,12 @@ pub(super) fn value_column(index: usize) -> String {
     format!("v{}", index + 1)
 }
 
+/// How many of these columns a table's changelog rows may fill: the primary key, and either the old values of the template's
+/// other columns or, where there are none, the key that the row has after an update.
+pub(super) fn logged_width(key: usize, beside_key: usize) -> usize {
+    key + if beside_key == 0 { key } else { beside_key }
+}
+
 /// What a table's changelog rows hold: the primary key, then those columns of the template that are not in it.
 pub(super) struct Logged<'t> {
     pub(super) table: &'t Table,
@@ -34,15 +40,14 @@ pub(super) struct Logged<'t> {
 /// The triggers of a table, in the order in which they are created.
 pub(super) fn generate(logged: &Logged<'_>) -> Vec<Trigger> {
     let insert = logged.values('I', |column| format!("NEW.{column}"), |_| "NULL".to_owned());
-    let update = logged.values('U', |column| format!("OLD.{column}"), |column| format!("OLD.{column}"));
     let delete = logged.values('D', |column| format!("OLD.{column}"), |column| format!("OLD.{column}"));
     let mut triggers = vec![
         logged.trigger("insert", "AFTER INSERT", None, &[insert]),
-        logged.trigger("update", "AFTER UPDATE", None, &[update]),
+        logged.trigger("update", "AFTER UPDATE", None, &[logged.updated()]),
         logged.trigger("delete", "AFTER DELETE", None, &[delete]),
     ];
     triggers.extend(logged.displaced_by_insert());
-    triggers.push(logged.displaced_by_update());
+    triggers.extend(logged.displaced_by_update());
     triggers
 }
 
@@ -60,9 +65,7 @@ impl Logged<'_> {
     }
 
     fn target(&self) -> String {
-        let width = self.table.key.len() + self.beside_key.len();
-        let values: Vec<String> = (0..width).map(value_column).collect();
-        format!("INSERT INTO rowcast_changelog(tbl, op, at, {})", values.join(", "))
+        target(self.table.key.len() + self.beside_key.len())
     }
 
     fn row(&self, op: char, key: impl Fn(usize) -> String, beside: impl Fn(usize) -> String) -> String {
@@ -87,6 +90,26 @@ impl Logged<'_> {
         !self.beside_key.is_empty() || !self.table.key_is_rowid && !self.table.key.iter().all(|part| self.table.equal_is_same(part))
     }
 
+    /// Whether nothing but its primary key makes a row unique, and what an update displaces had the row's new key.
+    ///
+    /// By a cascade a displaced row may take the very row along that is being updated, and then no AFTER UPDATE comes.
+    fn is_named_afterwards(&self) -> bool {
+        !self.key_hides_old_row() && self.table.hidden_rowid.is_none() && self.table.unique.is_empty() && !self.table.removal_spreads
+    }
+
+    /// The old key and, where no trigger before the update names it, the new one in the same row: a second trigger with a
+    /// condition would cost every update a twentieth.
+    fn updated(&self) -> String {
+        if !self.is_named_afterwards() {
+            return self.values('U', |column| format!("OLD.{column}"), |column| format!("OLD.{column}"));
+        }
+        assert!(self.beside_key.is_empty(), "a table whose old values are wanted is looked at before the update");
+        let keys =
+            ["OLD", "NEW"].map(|row| self.table.key_columns().map(|place| format!("{row}.{}", self.column(place))).collect::<Vec<_>>());
+        let values = keys.concat();
+        format!("{} VALUES({}, 'U', {AT}, {})", target(values.len()), self.number, values.join(", "))
+    }
+
     fn displaced_by_insert(&self) -> Option<Trigger> {
         let mut statements = Vec::new();
         if self.key_hides_old_row() {
@@ -101,11 +124,9 @@ impl Logged<'_> {
     }
 
     /// Also names the new key of a row whose primary key changes.
-    fn displaced_by_update(&self) -> Trigger {
-        let only_by_key = !self.key_hides_old_row() && self.table.hidden_rowid.is_none() && self.table.unique.is_empty();
-        // By a cascade a displaced row may take the very row along that is being updated, and then no AFTER UPDATE comes.
-        if only_by_key && !self.table.removal_spreads {
-            return self.moved_by_update();
+    fn displaced_by_update(&self) -> Option<Trigger> {
+        if self.is_named_afterwards() {
+            return None;
         }
         let not_itself =
             format!("NOT ({})", self.each_key_part(|column, collation| format!("{column} COLLATE {collation} IS OLD.{column}"), " AND "));
@@ -131,15 +152,7 @@ impl Logged<'_> {
         }
         let guard: Option<Vec<String>> = guards.into_iter().collect();
         let guard = guard.map(|guards| guards.join(" OR "));
-        self.trigger("update_displaces", "BEFORE UPDATE", guard.as_deref(), &statements)
-    }
-
-    /// Any other row that is displaced had the new key. A trigger BEFORE UPDATE makes SQLite look for the row once more, which
-    /// costs every update a tenth.
-    fn moved_by_update(&self) -> Trigger {
-        let key_changes = self.each_key_part(|column, _| format!("OLD.{column} COLLATE BINARY IS NOT NEW.{column}"), " OR ");
-        let new_key = self.values('U', |column| format!("NEW.{column}"), |_| "NULL".to_owned());
-        self.trigger("update_moves", "AFTER UPDATE", Some(&key_changes), &[new_key])
+        Some(self.trigger("update_displaces", "BEFORE UPDATE", guard.as_deref(), &statements))
     }
 
     fn each_key_part(&self, write: impl Fn(&str, &str) -> String, between: &str) -> String {
@@ -202,6 +215,11 @@ impl Logged<'_> {
     }
 }
 
+fn target(width: usize) -> String {
+    let values: Vec<String> = (0..width).map(value_column).collect();
+    format!("INSERT INTO rowcast_changelog(tbl, op, at, {})", values.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,22 +238,18 @@ mod tests {
     fn a_table_with_nothing_but_its_integer_key_pays_for_nothing_else() {
         let triggers = names("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT NOT NULL)", &[]);
         let texts: Vec<&str> = triggers.iter().map(|trigger| trigger.sql.as_str()).collect();
-        let log = "INSERT INTO rowcast_changelog(tbl, op, at, v1)";
+        let log = "INSERT INTO rowcast_changelog(tbl, op, at, v1";
         assert_eq!(
             texts,
             [
                 format!(
-                    "CREATE TRIGGER rowcast_1_insert AFTER INSERT ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'I', {AT}, NEW.\"id\"); END"
+                    "CREATE TRIGGER rowcast_1_insert AFTER INSERT ON \"t\" FOR EACH ROW BEGIN {log}) VALUES(1, 'I', {AT}, NEW.\"id\"); END"
                 ),
                 format!(
-                    "CREATE TRIGGER rowcast_1_update AFTER UPDATE ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'U', {AT}, OLD.\"id\"); END"
+                    "CREATE TRIGGER rowcast_1_update AFTER UPDATE ON \"t\" FOR EACH ROW BEGIN {log}, v2) VALUES(1, 'U', {AT}, OLD.\"id\", NEW.\"id\"); END"
                 ),
                 format!(
-                    "CREATE TRIGGER rowcast_1_delete AFTER DELETE ON \"t\" FOR EACH ROW BEGIN {log} VALUES(1, 'D', {AT}, OLD.\"id\"); END"
-                ),
-                format!(
-                    "CREATE TRIGGER rowcast_1_update_moves AFTER UPDATE ON \"t\" FOR EACH ROW WHEN OLD.\"id\" COLLATE BINARY IS NOT NEW.\"id\" \
-                     BEGIN {log} VALUES(1, 'U', {AT}, NEW.\"id\"); END"
+                    "CREATE TRIGGER rowcast_1_delete AFTER DELETE ON \"t\" FOR EACH ROW BEGIN {log}) VALUES(1, 'D', {AT}, OLD.\"id\"); END"
                 ),
             ]
         );
