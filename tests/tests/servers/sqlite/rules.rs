@@ -49,6 +49,18 @@ fn several() -> Shape {
     shape("several unique indexes")
 }
 
+/// A table whose rows take others along by a foreign key, which fails half-way.
+fn failing() -> Shape {
+    let mut shape = shape("integer key alone");
+    shape.ddl.push_str(
+        "; CREATE TABLE below(id INTEGER PRIMARY KEY, up REFERENCES t ON DELETE CASCADE ON UPDATE CASCADE); \
+         CREATE TRIGGER fails_to_go AFTER DELETE ON below BEGIN SELECT RAISE(FAIL, 'no') WHERE OLD.id % 2; END; \
+         CREATE TRIGGER fails_to_follow AFTER UPDATE ON below BEGIN SELECT RAISE(FAIL, 'no') WHERE OLD.id % 2; END",
+    );
+    shape.beside = ["INSERT INTO below(up) SELECT id FROM t LIMIT 2", "DELETE FROM below WHERE id % 2 = 0"].map(str::to_owned).to_vec();
+    shape
+}
+
 const RULES: &[Rule] = &[
     Rule { name: "an insert is named", shape: several, without: |name, sql| gone(name, sql, "_insert") },
     Rule { name: "an update is named", shape: several, without: |name, sql| gone(name, sql, "_update") },
@@ -153,6 +165,21 @@ const RULES: &[Rule] = &[
         name: "a row that is displaced by its primary key has old values, too",
         shape: || shape("keys from another column"),
         without: |_, sql| without_statement(sql, "\"id\" COLLATE BINARY = NEW.\"id\""),
+    },
+    Rule {
+        name: "a row is named before it goes, where that may fail half-way",
+        shape: failing,
+        without: |name, sql| gone(name, sql, "_delete_fails"),
+    },
+    Rule {
+        name: "a row is named before it changes, where that may fail half-way",
+        shape: failing,
+        without: |name, sql| gone(name, sql, "_update_fails"),
+    },
+    Rule {
+        name: "a row is named before it is displaced, where that may fail half-way",
+        shape: failing,
+        without: |name, sql| gone(name, sql, "_insert_displaces"),
     },
     Rule {
         name: "triggers of the application that may end a statement run after ours",
@@ -281,6 +308,8 @@ fn random_schemas_are_of_every_kind() {
         "DEFERRABLE",
         "RAISE(IGNORE)",
         "RAISE(ABORT",
+        "RAISE(FAIL",
+        "CREATE TRIGGER fails",
         "UTF-16le",
         "DEFAULT",
         "BLOB",

@@ -189,6 +189,10 @@ pub fn random(seed: u64) -> Shape {
                 values.choose(rng).unwrap()
             ));
         }
+        if rng.random_bool(0.5) {
+            let when = ["BEFORE DELETE", "AFTER DELETE", "BEFORE UPDATE", "AFTER UPDATE"].choose(rng).unwrap();
+            after.push_str(&format!("CREATE TRIGGER fails {when} ON below BEGIN SELECT RAISE(FAIL, 'no') WHERE OLD.id % 2; END;\n"));
+        }
     }
 
     // Unique indexes.
@@ -273,13 +277,14 @@ fn trigger(rng: &mut StdRng, shape: &Shape, data: &[Column], index: usize) -> St
     let table = if shape.table.is_ascii() { quoted(&shape.table.to_uppercase()) } else { quoted(&shape.table) };
     let column = data.choose(rng).unwrap();
     let (name, value, other) = (quoted(&column.name), column.value(rng), column.value(rng));
-    let (when, body) = match rng.random_range(0..7) {
+    let (when, body) = match rng.random_range(0..8) {
         0 => ("AFTER INSERT", format!("UPDATE OR REPLACE {table} SET {name} = {value} WHERE {name} IS {other}")),
         1 => ("BEFORE INSERT", format!("DELETE FROM {table} WHERE {name} IS {value}")),
         2 => ("AFTER UPDATE", format!("DELETE FROM {table} WHERE {name} IS {value}")),
         3 => ("AFTER DELETE", format!("INSERT OR REPLACE INTO {table} {}", shape.insertion(rng))),
         4 => ("AFTER INSERT", format!("SELECT RAISE(IGNORE) WHERE NEW.{name} IS {value}")),
         5 => ("AFTER UPDATE", format!("SELECT RAISE(IGNORE) WHERE NEW.{name} IS {value}")),
+        6 => ("AFTER UPDATE", format!("SELECT RAISE(FAIL, 'no') WHERE NEW.{name} IS {value}")),
         _ => ("BEFORE UPDATE", format!("SELECT RAISE(ABORT, 'no') WHERE NEW.{name} IS {value}")),
     };
     let body = if body.contains("DEFAULT VALUES") { "SELECT 1".to_owned() } else { body };

@@ -65,6 +65,9 @@ pub struct Table {
     pub(super) unique: Vec<Unique>,
     /// Whether the silent removal of a row that REPLACE displaces may take along the very row that displaces it.
     pub(super) removal_spreads: bool,
+    /// Whether what a foreign key does to other rows may end the statement and leave standing what it did so far: the row itself
+    /// has changed then, and no trigger after that comes.
+    pub(super) action_may_fail: bool,
     /// The statement that creates it as it is now.
     definition: String,
     strict: bool,
@@ -115,6 +118,7 @@ pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Opti
         hidden_rowid: None,
         unique: Vec::new(),
         removal_spreads: false,
+        action_may_fail: false,
         definition,
         strict,
         trouble: None,
@@ -148,6 +152,7 @@ pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Opti
         table.hidden_rowid = ROWID_NAMES.into_iter().find(|rowid| table.columns.iter().all(|c| !c.name.eq_ignore_ascii_case(rowid)));
     }
     table.removal_spreads = removal_spreads(connection, name)?;
+    table.action_may_fail = action_may_fail(connection, name)?;
     table.trouble = trouble(&table, without_rowid);
     Ok(Some(table))
 }
@@ -161,6 +166,18 @@ fn removal_spreads(connection: &Connection, name: &str) -> rusqlite::Result<bool
                           AND f.on_delete NOT IN ('NO ACTION', 'RESTRICT')) \
             AND (EXISTS (SELECT * FROM pragma_foreign_key_list(?1, 'main') WHERE on_delete = 'CASCADE') \
                  OR EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND name NOT GLOB 'rowcast_[0-9]*'))",
+        [name],
+        |row| row.get(0),
+    )
+}
+
+/// Somebody's foreign key does something when a row of the table goes or changes, and a trigger of the application has FAIL in it.
+fn action_may_fail(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT * FROM pragma_table_list AS t, pragma_foreign_key_list(t.name, 'main') AS f \
+                        WHERE t.schema = 'main' AND t.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE \
+                          AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN ('NO ACTION', 'RESTRICT'))) \
+            AND EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND name NOT GLOB 'rowcast_[0-9]*' AND sql LIKE '%fail%')",
         [name],
         |row| row.get(0),
     )

@@ -2,7 +2,8 @@
 //!
 //! A changelog row *names* a key that may have changed; what stands there is looked up when the change is shipped. So a row
 //! too many does no harm, and a row too few loses a change. Three triggers name what a statement touches; where there is more than
-//! a primary key to be unique, two more name the rows that a REPLACE may displace without a word.
+//! a primary key to be unique, two more name the rows that a REPLACE may displace without a word; where a statement may fail half
+//! done, two more name its rows before it.
 
 use super::schema::{Part, PartOf, Table, Unique};
 use super::sql::{self, quoted};
@@ -48,6 +49,7 @@ pub(super) fn generate(logged: &Logged<'_>) -> Vec<Trigger> {
     ];
     triggers.extend(logged.displaced_by_insert());
     triggers.extend(logged.displaced_by_update());
+    triggers.extend(logged.failed());
     triggers
 }
 
@@ -94,7 +96,8 @@ impl Logged<'_> {
     ///
     /// By a cascade a displaced row may take the very row along that is being updated, and then no AFTER UPDATE comes.
     fn is_named_afterwards(&self) -> bool {
-        !self.key_hides_old_row() && self.table.hidden_rowid.is_none() && self.table.unique.is_empty() && !self.table.removal_spreads
+        let only_by_key = !self.key_hides_old_row() && self.table.hidden_rowid.is_none() && self.table.unique.is_empty();
+        only_by_key && !self.table.removal_spreads && !self.table.action_may_fail
     }
 
     /// The old key and, where no trigger before the update names it, the new one in the same row: a second trigger with a
@@ -112,7 +115,7 @@ impl Logged<'_> {
 
     fn displaced_by_insert(&self) -> Option<Trigger> {
         let mut statements = Vec::new();
-        if self.key_hides_old_row() {
+        if self.key_hides_old_row() || self.table.action_may_fail {
             statements.push(self.rows_where(&self.equals_new(&self.table.key, None)));
         }
         if let Some(rowid) = self.table.hidden_rowid {
@@ -153,6 +156,18 @@ impl Logged<'_> {
         let guard: Option<Vec<String>> = guards.into_iter().collect();
         let guard = guard.map(|guards| guards.join(" OR "));
         Some(self.trigger("update_displaces", "BEFORE UPDATE", guard.as_deref(), &statements))
+    }
+
+    /// Names a row before it is updated or deleted, where a foreign key's action may fail in between.
+    fn failed(&self) -> Vec<Trigger> {
+        if !self.table.action_may_fail {
+            return Vec::new();
+        }
+        let old = |op| self.values(op, |column| format!("OLD.{column}"), |column| format!("OLD.{column}"));
+        vec![
+            self.trigger("update_fails", "BEFORE UPDATE", None, &[old('U')]),
+            self.trigger("delete_fails", "BEFORE DELETE", None, &[old('D')]),
+        ]
     }
 
     fn each_key_part(&self, write: impl Fn(&str, &str) -> String, between: &str) -> String {
@@ -266,6 +281,17 @@ mod tests {
         assert!(before(&format!(
             "CREATE TABLE t(id INTEGER PRIMARY KEY, a); {child}; CREATE TRIGGER theirs AFTER DELETE ON c BEGIN DELETE FROM t; END"
         )));
+    }
+
+    #[test]
+    fn rows_are_named_beforehand_where_a_foreign_keys_action_may_fail() {
+        let before = |sql: &str| names(sql, &[]).iter().any(|trigger| trigger.name == "rowcast_1_delete_fails");
+        let tables = "CREATE TABLE t(id INTEGER PRIMARY KEY, a); CREATE TABLE c(id INTEGER PRIMARY KEY, t REFERENCES T ON UPDATE SET NULL)";
+        let theirs = |what: &str| format!("CREATE TRIGGER theirs BEFORE UPDATE ON c BEGIN SELECT RAISE({what}, 'no'); END");
+        assert!(!before(tables));
+        assert!(!before(&format!("{tables}; {}", theirs("ABORT"))));
+        assert!(before(&format!("{tables}; {}", theirs("Fail"))));
+        assert!(!before(&format!("{}; {}", tables.replace(" ON UPDATE SET NULL", ""), theirs("FAIL"))));
     }
 
     #[test]
