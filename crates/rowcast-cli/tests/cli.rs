@@ -2,6 +2,8 @@
 
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/interrupted.rs"]
+mod interrupted;
 #[path = "cli/wrong.rs"]
 mod wrong;
 

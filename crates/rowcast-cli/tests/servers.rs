@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rowcast_testkit::certificates::Certificates;
 use rowcast_testkit::process::{Process, free_port};
+use rowcast_testkit::proxy::{Direction, Proxy};
 use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::redis::RedisServer;
 use rowcast_testkit::wait::until;
@@ -147,4 +148,49 @@ async fn broker_and_cache_are_reached_by_tls_whose_certificates_are_verified() {
         assert_eq!(distrustful.status.code(), Some(1), "{said}");
         assert!(said.contains("UnknownIssuer") && said.contains("SSL_CERT_FILE"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_ends_a_run_that_waits_for_its_server_and_nothing_is_lost() {
+    let redis = RedisServer::start().await.unwrap();
+    let proxy = Proxy::start(([127, 0, 0, 1], redis.port()).into()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let db = Connection::open(folder.join("shop.db")).unwrap();
+    db.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT)").unwrap();
+    let text = format!(
+        "[pipeline]\nname = \"shop\"\n[source]\nurl = \"sqlite:shop.db\"\n[broker]\nurl = \"memory:\"\n[cache]\nurl = \"redis://127.0.0.1:{}\"\n\
+         [[table]]\nname = \"users\"\n",
+        proxy.port()
+    );
+    std::fs::write(folder.join("rowcast.toml"), text).unwrap();
+    assert_eq!(rowcast(folder, &["install"]).status.code(), Some(0));
+    let cached = async |key: &str| {
+        until(key, DEADLINE, async || redis.query::<Option<String>>(&["GET", key]).await.unwrap()).await.unwrap();
+    };
+    let ended = async |process: &mut Process| {
+        until("the process to end", DEADLINE, || std::future::ready(process.ended().transpose())).await.unwrap().unwrap().code()
+    };
+    let log = || std::fs::read_to_string(folder.join("run.log")).unwrap();
+
+    let mut run = start(folder, "run", "run.log");
+    db.execute_batch("INSERT INTO users VALUES(1, 'Ada')").unwrap();
+    cached("users:1").await;
+    // The answer to the block never comes.
+    proxy.stall(Direction::ToClient);
+    db.execute_batch("INSERT INTO users VALUES(2, 'Grace')").unwrap();
+    cached("users:2").await;
+    run.signal(Signal::INT).unwrap();
+    until("the first Ctrl-C to be heard", DEADLINE, async || log().contains("Ctrl-C again ends at once").then_some(())).await.unwrap();
+    run.signal(Signal::INT).unwrap();
+    assert_eq!(ended(&mut run).await, Some(130), "{}", log());
+    assert!(!log().contains("stopped;"), "it did not wait: {}", log());
+
+    proxy.resume();
+    let mut run = start(folder, "run", "run.log");
+    db.execute_batch("INSERT INTO users VALUES(3, 'Edsger')").unwrap();
+    cached("users:3").await;
+    run.signal(Signal::INT).unwrap();
+    assert_eq!(ended(&mut run).await, Some(0), "{}", log());
+    assert!(log().contains("stopped;"));
 }

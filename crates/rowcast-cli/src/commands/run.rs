@@ -47,6 +47,7 @@ pub async fn attend(
         () = until_one_ends(&mut halves, &mut signals) => {}
         () = status_line::show(screen, meter, shows) => {}
     }
+    tracing::info!("stopping, once what is in hand is finished; Ctrl-C again ends at once");
     signals.exit_at_the_next();
     stop_all(halves).await?;
     tracing::info!("stopped; {}", status_line::total(meter, shows));

@@ -3,9 +3,14 @@
 use super::*;
 
 /// A database that is installed, and servers that nobody runs. Returns their ports.
-fn without_servers() -> (TempDir, [u16; 2]) {
+pub fn without_servers() -> (TempDir, [u16; 2]) {
+    let ports = [free_port().unwrap(), free_port().unwrap()];
+    (with_servers_at(ports), ports)
+}
+
+/// A database that is installed, and servers at these ports.
+pub fn with_servers_at([rabbit, redis]: [u16; 2]) -> TempDir {
     let folder = shop();
-    let (rabbit, redis) = (free_port().unwrap(), free_port().unwrap());
     let config = MEMORY.replacen("memory:", &format!("amqp://ada:hunter2@127.0.0.1:{rabbit}"), 1).replacen(
         "memory:",
         &format!("redis://:hunter2@127.0.0.1:{redis}"),
@@ -13,11 +18,11 @@ fn without_servers() -> (TempDir, [u16; 2]) {
     );
     std::fs::write(folder.path().join("rowcast.toml"), config).unwrap();
     assert_eq!(rowcast(folder.path(), &["install"]).code, Some(0));
-    (folder, [rabbit, redis])
+    folder
 }
 
 /// What a command says, with the ports masked.
-fn masked(text: &str, [rabbit, redis]: [u16; 2]) -> String {
+pub fn masked(text: &str, [rabbit, redis]: [u16; 2]) -> String {
     assert!(!text.contains("hunter2"), "{text}");
     text.replace(&rabbit.to_string(), "RABBIT").replace(&redis.to_string(), "REDIS")
 }
@@ -68,38 +73,6 @@ fn a_refused_connection_is_told_without_a_password() {
 
     2 findings stop the pipeline
     ");
-}
-
-#[test]
-fn a_run_waits_for_its_servers_with_one_line_for_each_and_ends_at_ctrl_c() {
-    let (folder, ports) = without_servers();
-    let log = folder.path().join("run.log");
-    let mut running = Process::start(Path::new(BINARY), &[OsStr::new("run")], &[], folder.path(), &log).unwrap();
-    let text = || std::fs::read_to_string(&log).unwrap();
-    until_blocking("both servers to be missed", DEADLINE, || (text().contains("cache: ") && text().contains("broker: ")).then_some(()))
-        .unwrap();
-    running.signal(Signal::INT).unwrap();
-    let status = until_blocking("the end", DEADLINE, || running.ended().transpose()).unwrap().unwrap();
-    assert_eq!(status.code(), Some(0), "{}", text());
-    let lines = masked(&text(), ports);
-    assert_eq!(lines.matches("cache: Redis at 127.0.0.1:REDIS").count(), 1, "{lines}");
-}
-
-#[test]
-fn an_interrupted_demo_says_so_and_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("demo.log");
-    let arguments = ["demo", "--rows", "100000000"].map(OsStr::new);
-    let temporary = folder.path().as_os_str();
-    let mut demo = Process::start(Path::new(BINARY), &arguments, &[("TMPDIR", temporary)], folder.path(), &log).unwrap();
-    let text = || std::fs::read_to_string(&log).unwrap();
-    until_blocking("the load", DEADLINE, || text().contains("A load of").then_some(())).unwrap();
-    demo.signal(Signal::INT).unwrap();
-    let status = until_blocking("the end", DEADLINE, || demo.ended().transpose()).unwrap().unwrap();
-    assert_eq!(status.code(), Some(130), "{}", text());
-    assert!(text().lines().any(|line| line == "interrupted: the demo has removed everything that it made"), "{}", text());
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["demo.log"]);
 }
 
 #[test]
