@@ -61,6 +61,8 @@ struct Standing {
     /// How many changelog rows the partition is behind; `None` where it follows another history or nothing is known.
     behind: Option<u64>,
     difference: Option<Class>,
+    /// Whether what stands there is nobody's row, so that no resync touches it.
+    foreign: bool,
 }
 
 /// Whether row and value agree.
@@ -154,7 +156,9 @@ async fn read<L: Link>(config: &Config, row: SingleRow, link: &mut L) -> Result<
     // What the application fills under an evicted key is its own.
     let filled = row.mapped.descriptor.on_change == OnChange::Evict && matches!(row.image, Image::Present { .. });
     let difference = if filled { None } else { verify::compare_one(raw, &row.mapped.descriptor, cached.as_ref()) };
-    Ok(Pair { row, no_key: None, value: Some(Standing { key, partition, cached, checkpoint, behind, difference }) })
+    let own = |cached: &Cached| cached.is_own(&row.mapped.descriptor.keys, &key);
+    let foreign = json.is_none() && cached.as_ref().is_some_and(|cached| !own(cached));
+    Ok(Pair { row, no_key: None, value: Some(Standing { key, partition, cached, checkpoint, behind, difference, foreign }) })
 }
 
 impl Pair {
@@ -179,8 +183,17 @@ impl Pair {
         }
     }
 
+    fn is_left_out(&self) -> bool {
+        self.row.exists && matches!(self.row.image, Image::Absent { .. })
+    }
+
     fn text(&self, table: &str, queue: Option<&QueueState>, verdict: Verdict) -> String {
-        let row = self.row_json().unwrap_or("(no row)");
+        let row = match &self.row.image {
+            Image::Present { json, .. } => json,
+            Image::Absent { .. } if self.is_left_out() => "(a row that `where` leaves out)",
+            Image::Absent { .. } => "(no row)",
+            Image::Unreadable { .. } => "(a row that cannot be cached)",
+        };
         let mut text = format!("{:<11} {table} {}\n{:<11} {row}\n", "table", self.row.pk, "database");
         let mut line = |label: &str, what: String| text.push_str(&format!("{label:<11} {what}\n"));
         let Some(value) = &self.value else {
@@ -206,7 +219,7 @@ impl Pair {
                 (None, Some(_)) => "unknown: the cache does not follow this history of the database yet".to_owned(),
             },
         );
-        line("agree", verdict_text(table, verdict));
+        line("agree", verdict_text(table, verdict, value));
         text
     }
 
@@ -217,6 +230,7 @@ impl Pair {
             "table": table,
             "pk": raw(&self.row.pk),
             "row": self.row_json().map(raw),
+            "left_out": self.is_left_out(),
             "key": value.map(|value| &value.key),
             "no_key": self.no_key,
             "cached": value.and_then(|value| value.cached.as_ref()).map(shown),
@@ -240,9 +254,16 @@ impl Pair {
     }
 }
 
-fn verdict_text(table: &str, verdict: Verdict) -> String {
+fn verdict_text(table: &str, verdict: Verdict, value: &Standing) -> String {
     match verdict {
         Verdict::Agree => "yes".to_owned(),
+        Verdict::Differ(class) if value.foreign => {
+            format!(
+                "no: {}; it was not written by rowcast, so a resync leaves it alone: `redis-cli DEL {}` removes it",
+                class.name(),
+                value.key
+            )
+        }
         Verdict::Differ(class) => format!("no: {}; `rowcast snapshot --table {table}` reads the table again", class.name()),
         Verdict::Behind => "not yet: the cache has not come so far; `rowcast status` shows what waits where".to_owned(),
         Verdict::Resync => "not yet: a resync of the table is open".to_owned(),

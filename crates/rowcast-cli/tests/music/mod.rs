@@ -10,6 +10,7 @@ use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::redis::RedisServer;
 use rowcast_testkit::wait::until;
 use rusqlite::Connection;
+use serde_json::Value;
 
 use super::{DEADLINE, end, rowcast, start};
 
@@ -140,8 +141,16 @@ async fn a_music_shop_is_cached_from_init_to_run_and_through_a_migration() {
     let configuration =
         std::fs::read_to_string(&path).unwrap().replace("amqp://localhost", &rabbit.url()).replace("redis://localhost", &redis.url());
     std::fs::write(&path, configuration).unwrap();
+    let check = || {
+        let said = rowcast(folder, &["check", "--json"]);
+        let report: Value = serde_json::from_slice(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+        let found = report["findings"].as_array().unwrap().iter().filter(|finding| finding["grade"] == "stops");
+        (said.status.code(), found.map(|finding| (finding["message"].clone(), finding["remedy"].clone())).collect::<Vec<_>>())
+    };
+    assert_eq!(check(), (Some(1), vec![("music.db has no changelog yet".into(), "run `rowcast install`".into())]));
     let said = rowcast(folder, &["install"]);
     assert!(said.status.success(), "{said:?}");
+    assert_eq!(check(), (Some(0), Vec::new()));
 
     let mut rng = StdRng::seed_from_u64(rand::random());
     write(&db, &mut rng, 50);
@@ -162,6 +171,7 @@ async fn a_music_shop_is_cached_from_init_to_run_and_through_a_migration() {
         .unwrap();
     write(&db, &mut rng, 100);
     agree(&db, &redis).await;
+    assert_eq!(check(), (Some(0), Vec::new()), "nothing stops a pipeline at work");
     end(run).await;
     let log = std::fs::read_to_string(folder.join("run.log")).unwrap();
     assert!(log.contains("table MediaType is left out") && !log.contains("panicked"), "{log}");

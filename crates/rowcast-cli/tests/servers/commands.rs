@@ -148,6 +148,12 @@ async fn rows_are_looked_up_changes_watched_and_tables_read_again() {
     let shown: Value = serde_json::from_str(&get.stdout).unwrap();
     assert_eq!((&shown["agree"], &shown["key"], &shown["behind"]), (&true.into(), &"lines:7:1".into(), &0.into()));
     assert_eq!(said(folder, &["get", "users", "3"]).code, Some(0), "neither row nor key");
+    redis.query::<()>(&["SET", "user:3", "theirs"]).await.unwrap();
+    let get = said(folder, &["get", "users", "3"]);
+    assert_eq!(get.code, Some(3), "{}{}", get.stdout, get.stderr);
+    let words = "agree       no: orphan; it was not written by rowcast, so a resync leaves it alone: `redis-cli DEL user:3` removes it";
+    assert!(get.stdout.lines().any(|line| line == words), "{}", get.stdout);
+    redis.query::<()>(&["DEL", "user:3"]).await.unwrap();
     let get = said(folder, &["get", "users", "seven"]);
     assert_eq!(get.code, Some(2));
     insta::assert_snapshot!(get.stderr, @r#"error: id holds whole numbers, and "seven" is none; a row of users is found by one value, that of id"#);

@@ -45,10 +45,26 @@ pub fn check(settings: &SqliteSettings) -> Vec<Finding> {
         Err(failure) if is_read_only(&failure) => {
             let read = patiently(PATIENCE, || look(&connection.transaction()?, settings, Access::Read));
             let mut found = vec![read_only(path)];
-            found.extend(read.unwrap_or_else(stops));
+            found.extend(read.map(|looked| looked.found).unwrap_or_else(stops));
             found
         }
-        looked => looked.unwrap_or_else(stops),
+        Err(failure) => stops(failure),
+        Ok(looked) => {
+            // Nobody who writes has to wait while rows are read.
+            let sampled = patiently(PATIENCE, || {
+                let transaction = connection.transaction()?;
+                let keyless = |(index, mapped): &(usize, MappedTable)| {
+                    Ok(keyless_rows(&transaction, mapped)?.map(|finding| finding.about(*index, Setting::Key)))
+                };
+                looked.mapped.iter().map(keyless).collect::<Result<Vec<_>, Failure>>()
+            });
+            let mut found = looked.found;
+            match sampled {
+                Ok(sampled) => found.extend(sampled.into_iter().flatten()),
+                Err(failure) => found.extend(stops(failure)),
+            }
+            found
+        }
     };
     found.extend(low_space(path));
     found
@@ -63,17 +79,24 @@ pub fn misfits(settings: &SqliteSettings) -> Vec<Finding> {
         .map_err(Failure::from)
         .and_then(|mut connection| patiently(PATIENCE, || look(&connection.transaction()?, settings, Access::Read)));
     let mut found = looked
+        .map(|looked| looked.found)
         .unwrap_or_else(|failure| vec![Finding::of_sentence(Grade::Stops, &failure.explain(&settings.path, "looking at it").to_string())]);
     found.retain(|finding| finding.grade == Grade::Stops);
     found
 }
 
-fn look_as_writer(connection: &mut Connection, settings: &SqliteSettings) -> Result<Vec<Finding>, Failure> {
+/// What was found, and the tables that can be mapped, by their places in the settings.
+struct Looked {
+    found: Vec<Finding>,
+    mapped: Vec<(usize, MappedTable)>,
+}
+
+fn look_as_writer(connection: &mut Connection, settings: &SqliteSettings) -> Result<Looked, Failure> {
     patiently(PATIENCE, || {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found = look(&transaction, settings, Access::Write)?;
+        let looked = look(&transaction, settings, Access::Write)?;
         transaction.rollback()?;
-        Ok(found)
+        Ok(looked)
     })
 }
 
@@ -84,13 +107,15 @@ enum Access {
     Write,
 }
 
-fn look(transaction: &Transaction<'_>, settings: &SqliteSettings, access: Access) -> Result<Vec<Finding>, Failure> {
+fn look(transaction: &Transaction<'_>, settings: &SqliteSettings, access: Access) -> Result<Looked, Failure> {
     let mut found = Vec::new();
     let installed = install::is_installed(transaction)?;
     if installed {
         match install::check_format(transaction).and_then(|()| inspect::waiting(transaction)) {
             Ok(waiting) => found.extend(backlog(waiting.rows)),
-            Err(Failure::Known(error)) => return Ok(vec![Finding::of_sentence(Grade::Stops, &error.to_string())]),
+            Err(Failure::Known(error)) => {
+                return Ok(Looked { found: vec![Finding::of_sentence(Grade::Stops, &error.to_string())], mapped: Vec::new() });
+            }
             Err(failure) => return Err(failure),
         }
     } else if settings.capture == Capture::Triggers {
@@ -122,7 +147,7 @@ fn look(transaction: &Transaction<'_>, settings: &SqliteSettings, access: Access
     if installed {
         found.extend(left_behind(transaction, settings)?);
     }
-    Ok(found)
+    Ok(Looked { found, mapped })
 }
 
 /// A failure as a finding; what SQLite itself refuses stays a failure.
@@ -163,10 +188,6 @@ impl Looking<'_> {
             self.found.extend(followed(name, registered.map(|(_, capture)| capture), self, overtaken, changed));
         }
         self.found.extend(open_end(&prepared.mapped).map(|finding| finding.about(index, Setting::Key)));
-        if self.access == Access::Read {
-            return Ok(prepared.mapped);
-        }
-        self.found.extend(keyless_rows(self.transaction, &prepared.mapped)?.map(|finding| finding.about(index, Setting::Key)));
         Ok(prepared.mapped)
     }
 }

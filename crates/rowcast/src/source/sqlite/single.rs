@@ -37,8 +37,10 @@ pub struct SingleRow {
     pub mapped: MappedTable,
     /// The primary key as a JSON object.
     pub pk: String,
-    /// The row.
+    /// The row; absent too where the filter leaves it out.
     pub image: Image,
+    /// Whether the database has the row.
+    pub exists: bool,
     /// Whose history the changelog is, and its newest id; `None` where nothing is installed.
     pub as_of: Option<(String, u64)>,
 }
@@ -57,6 +59,7 @@ pub fn single_row(settings: &SqliteSettings, table: usize, key: &[String]) -> Re
         };
         let reader = RowReader::new(&prepared);
         let found = find(&transaction, &prepared, &reader, &key)?;
+        let exists = found.is_some();
         let (pk, image) = match found {
             Some(found) => (found.pk, found.image),
             None => (reader.pk(&key), reader.absent(&key)),
@@ -65,7 +68,7 @@ pub fn single_row(settings: &SqliteSettings, table: usize, key: &[String]) -> Re
             true => Some((install::lineage(&transaction)?, u64::try_from(stream::newest_id(&transaction)?).unwrap_or(0))),
             false => None,
         };
-        Ok(Ok(SingleRow { mapped: prepared.mapped, pk, image, as_of }))
+        Ok(Ok(SingleRow { mapped: prepared.mapped, pk, image, exists, as_of }))
     });
     looked.map_err(explain)?
 }
@@ -214,5 +217,16 @@ mod tests {
         let (_folder, settings) = database("CREATE TABLE t(a INT, b INT, PRIMARY KEY(a, b)) WITHOUT ROWID");
         insta::assert_snapshot!(look(&settings, &["1"]).unwrap_err(), @"b is not given; a row of t is found by a=VALUE b=VALUE");
         insta::assert_snapshot!(look(&settings, &["1", "a=2"]).unwrap_err(), @"a is given twice; a row of t is found by a=VALUE b=VALUE");
+    }
+
+    #[test]
+    fn a_row_that_the_filter_leaves_out_is_told_from_one_that_is_not_there() {
+        let (_folder, mut settings) = database("CREATE TABLE t(id INTEGER PRIMARY KEY, a INTEGER); INSERT INTO t VALUES(1, 0), (2, 1)");
+        settings.tables[0].filter = Some("a = 1".to_owned());
+        let look = |key: &str| {
+            let found = single_row(&settings, 0, &[key.to_owned()]).unwrap();
+            (found.exists, matches!(found.image, Image::Present { .. }))
+        };
+        assert_eq!([look("1"), look("2"), look("3")], [(true, false), (true, true), (false, false)]);
     }
 }
