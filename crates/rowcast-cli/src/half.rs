@@ -62,19 +62,21 @@ impl Half {
     }
 }
 
-/// Waits for a signal, or for the end of a half.
-pub async fn until_one_ends(halves: &mut [Half], signals: &mut Signals) {
-    match halves {
-        [] => signals.next().await,
-        [half] => tokio::select! {
-            () = signals.next() => {}
-            () = half.over() => {}
-        },
-        [left, right, ..] => tokio::select! {
-            () = signals.next() => {}
-            () = left.over() => {}
-            () = right.over() => {}
-        },
+/// Waits for a signal, or for the end of a half. Returns whether it was a signal.
+pub async fn until_one_ends(halves: &mut [Half], signals: &mut Signals) -> bool {
+    let over = async {
+        match halves {
+            [] => std::future::pending().await,
+            [half] => half.over().await,
+            [left, right, ..] => tokio::select! {
+                () = left.over() => {}
+                () = right.over() => {}
+            },
+        }
+    };
+    tokio::select! {
+        () = signals.next() => true,
+        () = over => false,
     }
 }
 

@@ -258,17 +258,20 @@ fn verdict_text(table: &str, verdict: Verdict, value: &Standing) -> String {
     match verdict {
         Verdict::Agree => "yes".to_owned(),
         Verdict::Differ(class) if value.foreign => {
-            format!(
-                "no: {}; it was not written by rowcast, so a resync leaves it alone: `redis-cli DEL {}` removes it",
-                class.name(),
-                value.key
-            )
+            let (class, key) = (class.name(), for_shell(&value.key));
+            format!("no: {class}; it was not written by rowcast, so a resync leaves it alone: `redis-cli DEL {key}` removes it")
         }
         Verdict::Differ(class) => format!("no: {}; `rowcast snapshot --table {table}` reads the table again", class.name()),
         Verdict::Behind => "not yet: the cache has not come so far; `rowcast status` shows what waits where".to_owned(),
         Verdict::Resync => "not yet: a resync of the table is open".to_owned(),
         Verdict::NoKey => "no key".to_owned(),
     }
+}
+
+/// A key as it is typed in a shell.
+fn for_shell(key: &str) -> String {
+    let plain = key.chars().all(|c| c.is_ascii_alphanumeric() || ":_-.".contains(c));
+    if plain { key.to_owned() } else { format!("'{}'", key.replace('\'', r"'\''")) }
 }
 
 /// A value as it would be read by any client.

@@ -43,11 +43,13 @@ pub async fn attend(
     shows: Shows,
 ) -> Result<(), Failure> {
     tracing::info!("pipeline {} is running with {} partitions; Ctrl-C stops it", config.pipeline, config.partitions);
-    tokio::select! {
-        () = until_one_ends(&mut halves, &mut signals) => {}
-        () = status_line::show(screen, meter, shows) => {}
+    let asked = tokio::select! {
+        asked = until_one_ends(&mut halves, &mut signals) => asked,
+        () = status_line::show(screen, meter, shows) => false,
+    };
+    if asked {
+        tracing::info!("stopping, once what is in hand is finished; Ctrl-C again ends at once");
     }
-    tracing::info!("stopping, once what is in hand is finished; Ctrl-C again ends at once");
     signals.exit_at_the_next();
     stop_all(halves).await?;
     tracing::info!("stopped; {}", status_line::total(meter, shows));

@@ -36,6 +36,12 @@ fn without_statement(sql: &str, words: &str) -> Option<String> {
     (!kept.is_empty()).then(|| format!("{head} BEGIN {}END", kept.concat()))
 }
 
+/// The new key of a row is named once its update is over, and not before.
+fn new_key_afterwards(name: &str, sql: &str) -> Option<String> {
+    let afterwards = "; INSERT INTO rowcast_changelog(tbl, op, at, v1) VALUES(1, 'U', 0, NEW.id); END";
+    if name.ends_with("_update") { Some(sql.replace("; END", afterwards)) } else { without_statement(sql, "'U'") }
+}
+
 /// A table in which a displaced row takes along the row that displaces it.
 fn cascade() -> Shape {
     shape("cascades within the table")
@@ -61,6 +67,34 @@ fn failing() -> Shape {
     shape
 }
 
+/// The same where no trigger says so, but a constraint that one meets.
+fn failing_by_constraint() -> Shape {
+    let mut shape = failing();
+    let (tables, _) = shape.ddl.split_once("CREATE TRIGGER").unwrap();
+    shape.ddl = format!(
+        "{tables} CREATE TABLE audit(who NOT NULL ON CONFLICT FAIL); \
+         CREATE TRIGGER theirs AFTER DELETE ON below BEGIN INSERT INTO audit SELECT NULL WHERE OLD.id % 2; END"
+    );
+    shape
+}
+
+/// A table whose row, while it takes another one's key, may be given yet another one by its own foreign key.
+fn moved_along() -> Shape {
+    let mut shape = shape("integer key alone");
+    shape.ddl = "CREATE TABLE above(x INTEGER PRIMARY KEY, y INTEGER REFERENCES t(id) ON DELETE CASCADE); \
+         CREATE TABLE t(id INTEGER PRIMARY KEY DEFAULT 6 REFERENCES above(x) ON DELETE SET DEFAULT DEFERRABLE INITIALLY DEFERRED, \
+                        a INTEGER, b TEXT)"
+        .to_owned();
+    shape.beside = [
+        "INSERT OR REPLACE INTO above VALUES(1, NULL), (2, NULL), (3, NULL), (4, NULL), (5, NULL), (6, NULL); DELETE FROM t; \
+         INSERT INTO t VALUES(1, 1, 'a'), (2, 2, 'b'); UPDATE above SET y = 2 WHERE x = 1",
+        "UPDATE OR REPLACE t SET id = 2 WHERE id = 1",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    shape
+}
+
 const RULES: &[Rule] = &[
     Rule { name: "an insert is named", shape: several, without: |name, sql| gone(name, sql, "_insert") },
     Rule { name: "an update is named", shape: several, without: |name, sql| gone(name, sql, "_update") },
@@ -73,15 +107,12 @@ const RULES: &[Rule] = &[
     Rule {
         name: "a key that changes is named by its new value",
         shape: || shape("integer key alone"),
-        without: |_, sql| Some(sql.replace(", NEW.\"id\")", ", NULL)")),
+        without: |_, sql| Some(sql.replace("OLD.\"id\", NEW.\"id\")", "OLD.\"id\", NULL)")),
     },
     Rule {
         name: "the new key is named before the update, where a cascade may take the row along",
         shape: cascade,
-        without: |name, sql| {
-            let afterwards = "; INSERT INTO rowcast_changelog(tbl, op, at, v1) VALUES(1, 'U', 0, NEW.id); END";
-            if name.ends_with("_update") { Some(sql.replace("; END", afterwards)) } else { without_statement(sql, "'U'") }
-        },
+        without: new_key_afterwards,
     },
     Rule { name: "rows that an insert displaces are named", shape: several, without: |name, sql| gone(name, sql, "_insert_displaces") },
     Rule { name: "rows that an update displaces are named", shape: several, without: |name, sql| gone(name, sql, "_update_displaces") },
@@ -170,6 +201,16 @@ const RULES: &[Rule] = &[
         name: "a row is named before it goes, where that may fail half-way",
         shape: failing,
         without: |name, sql| gone(name, sql, "_delete_fails"),
+    },
+    Rule {
+        name: "a row is named before it goes, where a constraint may fail half-way",
+        shape: failing_by_constraint,
+        without: |name, sql| gone(name, sql, "_delete_fails"),
+    },
+    Rule {
+        name: "the new key is named before the update, where the row may get yet another one",
+        shape: moved_along,
+        without: new_key_afterwards,
     },
     Rule {
         name: "a row is named before it changes, where that may fail half-way",

@@ -191,7 +191,13 @@ pub fn random(seed: u64) -> Shape {
         }
         if rng.random_bool(0.5) {
             let when = ["BEFORE DELETE", "AFTER DELETE", "BEFORE UPDATE", "AFTER UPDATE"].choose(rng).unwrap();
-            after.push_str(&format!("CREATE TRIGGER fails {when} ON below BEGIN SELECT RAISE(FAIL, 'no') WHERE OLD.id % 2; END;\n"));
+            let body = if rng.random_bool(0.5) {
+                "SELECT RAISE(FAIL, 'no') WHERE OLD.id % 2"
+            } else {
+                after.push_str("CREATE TABLE audit(who NOT NULL ON CONFLICT FAIL);\n");
+                "INSERT INTO audit SELECT NULL WHERE OLD.id % 2"
+            };
+            after.push_str(&format!("CREATE TRIGGER fails {when} ON below BEGIN {body}; END;\n"));
         }
     }
 

@@ -194,7 +194,7 @@ async fn perform<B: Broker, C: Cache>(
     };
     let played = tokio::select! {
         played = play => Some(played),
-        () = until_one_ends(&mut halves, &mut signals) => None,
+        _ = until_one_ends(&mut halves, &mut signals) => None,
     };
     stop_all(halves).await?;
     db.close().await.context("cannot close the demo's database")?;

@@ -50,7 +50,7 @@ pub fn check(settings: &SqliteSettings) -> Vec<Finding> {
         }
         Err(failure) => stops(failure),
         Ok(looked) => {
-            // Nobody who writes has to wait while rows are read.
+            // Where readers and writers do not wait for each other, nobody has to wait while rows are read.
             let sampled = patiently(PATIENCE, || {
                 let transaction = connection.transaction()?;
                 let keyless = |(index, mapped): &(usize, MappedTable)| {
@@ -61,6 +61,7 @@ pub fn check(settings: &SqliteSettings) -> Vec<Finding> {
             let mut found = looked.found;
             match sampled {
                 Ok(sampled) => found.extend(sampled.into_iter().flatten()),
+                Err(failure) if failure.is_lock() => found.push(locked(path)),
                 Err(failure) => found.extend(stops(failure)),
             }
             found

@@ -157,27 +157,32 @@ pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Opti
     Ok(Some(table))
 }
 
-/// Somebody's foreign key does something when a row of the table goes, and a row of the table may go by a foreign key or
-/// by a trigger of the application.
+/// Somebody's foreign key does something when a row of the table goes, and a row of the table may go, or get another key, by a
+/// foreign key or by a trigger of the application.
 fn removal_spreads(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     connection.query_row(
         "SELECT EXISTS (SELECT * FROM pragma_table_list AS t, pragma_foreign_key_list(t.name, 'main') AS f \
                         WHERE t.schema = 'main' AND t.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE \
                           AND f.on_delete NOT IN ('NO ACTION', 'RESTRICT')) \
-            AND (EXISTS (SELECT * FROM pragma_foreign_key_list(?1, 'main') WHERE on_delete = 'CASCADE') \
+            AND (EXISTS (SELECT * FROM pragma_foreign_key_list(?1, 'main') AS f \
+                         WHERE f.on_delete = 'CASCADE' \
+                            OR (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN ('NO ACTION', 'RESTRICT')) \
+                           AND f.\"from\" COLLATE NOCASE IN (SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE pk > 0)) \
                  OR EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND name NOT GLOB 'rowcast_[0-9]*'))",
         [name],
         |row| row.get(0),
     )
 }
 
-/// Somebody's foreign key does something when a row of the table goes or changes, and a trigger of the application has FAIL in it.
+/// Somebody's foreign key does something when a row of the table goes or changes, the application has triggers that it may set
+/// off, and something in the schema fails without undoing: a trigger by RAISE(FAIL), or any constraint that such a trigger meets.
 fn action_may_fail(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     connection.query_row(
         "SELECT EXISTS (SELECT * FROM pragma_table_list AS t, pragma_foreign_key_list(t.name, 'main') AS f \
                         WHERE t.schema = 'main' AND t.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE \
                           AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN ('NO ACTION', 'RESTRICT'))) \
-            AND EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND name NOT GLOB 'rowcast_[0-9]*' AND sql LIKE '%fail%')",
+            AND EXISTS (SELECT * FROM main.sqlite_schema WHERE type = 'trigger' AND name NOT GLOB 'rowcast_[0-9]*') \
+            AND EXISTS (SELECT * FROM main.sqlite_schema WHERE name NOT GLOB 'rowcast_[0-9]*' AND sql LIKE '%fail%')",
         [name],
         |row| row.get(0),
     )

@@ -278,6 +278,8 @@ mod tests {
         assert!(before("CREATE TABLE t(id INTEGER PRIMARY KEY, parent INTEGER REFERENCES t ON DELETE CASCADE)"));
         assert!(!before(&format!("CREATE TABLE t(id INTEGER PRIMARY KEY, a); {child}")));
         assert!(before(&format!("CREATE TABLE t(id INTEGER PRIMARY KEY, a REFERENCES other ON DELETE CASCADE); {child}")));
+        assert!(before(&format!("CREATE TABLE t(ID INTEGER PRIMARY KEY REFERENCES other ON UPDATE CASCADE, a); {child}")));
+        assert!(!before(&format!("CREATE TABLE t(id INTEGER PRIMARY KEY, a REFERENCES other ON UPDATE CASCADE); {child}")));
         assert!(before(&format!(
             "CREATE TABLE t(id INTEGER PRIMARY KEY, a); {child}; CREATE TRIGGER theirs AFTER DELETE ON c BEGIN DELETE FROM t; END"
         )));
@@ -291,6 +293,9 @@ mod tests {
         assert!(!before(tables));
         assert!(!before(&format!("{tables}; {}", theirs("ABORT"))));
         assert!(before(&format!("{tables}; {}", theirs("Fail"))));
+        let audit = "CREATE TABLE audit(who NOT NULL ON CONFLICT FAIL)";
+        assert!(!before(&format!("{tables}; {audit}")), "no trigger of the application writes there");
+        assert!(before(&format!("{tables}; {audit}; {}", theirs("ABORT"))), "a trigger may meet that constraint");
         assert!(!before(&format!("{}; {}", tables.replace(" ON UPDATE SET NULL", ""), theirs("FAIL"))));
     }
 
