@@ -75,12 +75,16 @@ async fn a_message_that_is_no_batch_is_set_aside_and_one_of_an_unknown_version_s
     until("the letters", DEADLINE, async || (depth(&channel, "rowcast.shop.dead").await == 3).then_some(())).await.unwrap();
     let log = std::fs::read_to_string(folder.join("consume-1.log")).unwrap();
     let letters: Vec<&str> = log.lines().filter_map(|line| line.split_once("dead letter: ")).map(|(_, reason)| reason).collect();
-    insta::assert_snapshot!(letters.join("\n"), @"");
+    insta::assert_snapshot!(letters.join("\n"), @r"
+    a message that is no batch (expected value at line 1 column 1); only a publisher of the pipeline may publish to its exchange partition=1of1
+    a message that is no batch (missing field `lineage` at line 1 column 31); only a publisher of the pipeline may publish to its exchange partition=1of1
+    a message that is no batch (EOF while parsing an object at line 1 column 45); only a publisher of the pipeline may publish to its exchange partition=1of1
+    ");
 
     send(&channel, r#"{"rowcast":2,"pipeline":"shop","anything":"else"}"#).await;
     let (code, error) = end_of(consumer, folder, "consume-1.log").await;
     assert_eq!(code, Some(1));
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"error: the batch has version 2, this rowcast reads version 1; run the newer rowcast here too");
     // It stays for a newer rowcast, and nobody goes past it.
     db.execute_batch("INSERT INTO users VALUES(3, 'Edsger')").unwrap();
     let again = consume(folder, "rowcast.toml", "consume-2.log");
@@ -102,7 +106,7 @@ async fn a_message_that_is_no_batch_is_set_aside_and_one_of_an_unknown_version_s
     let new = consume(folder, "two.toml", "consume-4.log");
     let (code, error) = end_of(last, folder, "consume-3.log").await;
     assert_eq!(code, Some(1));
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"error: the pipeline shop now has 2 partitions and this consumer was started with 1; give it the new configuration (a consumer that starts puts its own number in force)");
     db.execute_batch("INSERT INTO users VALUES(4, 'Barbara')").unwrap();
     cached("users:4").await;
     end(publisher).await;

@@ -67,7 +67,10 @@ pub(super) fn choose<'m>(
         let batch = match batch {
             Ok(batch) => batch,
             Err(_) if !folded.is_empty() => break,
-            Err(DecodeError::Malformed(reason)) => return Choice::SetAside(*index, reason.clone()),
+            Err(DecodeError::Malformed(reason)) => {
+                let reason = format!("a message that is no batch ({reason}); only a publisher of the pipeline may publish to its exchange");
+                return Choice::SetAside(*index, reason);
+            }
             Err(error) => return Choice::Stop(error.to_string()),
         };
         let held = inbox.iter().nth(*index).expect("it was decoded from there");
