@@ -310,6 +310,15 @@ pub async fn a_removed_layout_is_gone_and_told_to_whoever_consumes_it<B: Broker>
     broker.remove_layout(7).await.unwrap();
 }
 
+pub async fn a_queue_that_nobody_consumes_is_told<B: Broker>(broker: B) {
+    let mut publishing = lock(&broker).await;
+    assert_eq!(publishing.look_for_queues().await.unwrap(), [ONE, TWO]);
+    let queue = broker.queue(TWO).await.unwrap();
+    assert_eq!(publishing.look_for_queues().await.unwrap(), [ONE]);
+    queue.leave().await.unwrap();
+    assert_eq!(publishing.look_for_queues().await.unwrap(), [ONE, TWO]);
+}
+
 pub async fn a_missing_queue_is_noticed_and_made_again_by_the_next_connection<B: Broker>(broker: B) {
     let mut publishing = lock(&broker).await;
     publishing.look_for_queues().await.unwrap();
@@ -360,6 +369,7 @@ macro_rules! broker_suite {
                 a_request_comes_again_to_the_next_publisher_until_it_is_settled
                 a_dead_letter_is_stored_when_the_call_returns
                 a_removed_layout_is_gone_and_told_to_whoever_consumes_it
+                a_queue_that_nobody_consumes_is_told
                 $($more)*
             );
         }

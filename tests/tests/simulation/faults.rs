@@ -121,7 +121,7 @@ impl Publishing for FaultyPublishing {
         if self.broken { Err(lost()) } else { self.inner.settle(number).await }
     }
 
-    async fn look_for_queues(&mut self) -> Result<(), broker::Error> {
+    async fn look_for_queues(&mut self) -> Result<Vec<Partition>, broker::Error> {
         self.inner.look_for_queues().await
     }
 }

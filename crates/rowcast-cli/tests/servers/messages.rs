@@ -99,16 +99,35 @@ async fn a_message_that_is_no_batch_is_set_aside_and_one_of_an_unknown_version_s
 
     // Another number of partitions comes into force, and whoever works with the old one is told.
     configure(folder, "two.toml", 2, &rabbit, &redis);
-    end(publisher).await;
-    let publisher =
-        Process::start(Path::new(BINARY), &["publish", "--config", "two.toml"].map(OsStr::new), &[], folder, &folder.join("publish-2.log"));
-    let publisher = publisher.unwrap();
     let new = consume(folder, "two.toml", "consume-4.log");
     let (code, error) = end_of(last, folder, "consume-3.log").await;
     assert_eq!(code, Some(1));
     insta::assert_snapshot!(error, @"error: the pipeline shop now has 2 partitions and this consumer was started with 1; give it the new configuration (a consumer that starts puts its own number in force)");
+    let missed = async || {
+        let log = std::fs::read_to_string(folder.join("publish.log")).unwrap();
+        log.lines().find_map(|line| line.split_once("nobody consumes")).map(|(_, rest)| rest.to_owned())
+    };
+    let missed = until("the publisher to miss its consumers", DEADLINE, missed).await.unwrap();
+    insta::assert_snapshot!(missed, @" the partitions 1of1: what is published waits there; start `rowcast consume`, or, if consumers run with another number of partitions than 1, give all the same one");
+    end(publisher).await;
+    let publisher =
+        Process::start(Path::new(BINARY), &["publish", "--config", "two.toml"].map(OsStr::new), &[], folder, &folder.join("publish-2.log"));
+    let publisher = publisher.unwrap();
     db.execute_batch("INSERT INTO users VALUES(4, 'Barbara')").unwrap();
     cached("users:4").await;
     end(publisher).await;
     end(new).await;
+
+    // One that cannot work puts nothing in force.
+    configure(folder, "wrong.toml", 3, &rabbit, &redis);
+    let text = std::fs::read_to_string(folder.join("wrong.toml"))
+        .unwrap()
+        .replace("amqp://", "amqp://guest:wrong@")
+        .replace("guest:wrong@guest:guest@", "guest:wrong@");
+    std::fs::write(folder.join("wrong.toml"), text).unwrap();
+    let wrong = consume(folder, "wrong.toml", "consume-5.log");
+    let (code, error) = end_of(wrong, folder, "consume-5.log").await;
+    assert_eq!(code, Some(1));
+    assert!(error.contains("refused") && !error.contains("guest:wrong"), "{error}");
+    assert_eq!(redis.query::<String>(&["GET", "rowcast:{shop}:layout"]).await.unwrap(), "2");
 }

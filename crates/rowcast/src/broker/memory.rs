@@ -162,6 +162,7 @@ impl Broker for MemoryBroker {
         state.publisher = Some(connection);
         Ok(MemoryPublishing {
             shared: self.shared.clone(),
+            partitions: self.partitions,
             connection,
             tickets: 0,
             waiting: VecDeque::new(),
@@ -210,6 +211,7 @@ impl Broker for MemoryBroker {
 #[derive(Debug)]
 pub struct MemoryPublishing {
     shared: Arc<Shared>,
+    partitions: u16,
     connection: u64,
     tickets: u64,
     /// Handed over during an alarm.
@@ -294,8 +296,13 @@ impl Publishing for MemoryPublishing {
         Ok(())
     }
 
-    async fn look_for_queues(&mut self) -> Result<(), Error> {
-        if self.connection < self.shared.lock().cut_below { Err(lost()) } else { Ok(()) }
+    async fn look_for_queues(&mut self) -> Result<Vec<Partition>, Error> {
+        let state = self.shared.lock();
+        if self.connection < state.cut_below {
+            return Err(lost());
+        }
+        let consumed = |partition: &Partition| state.queues.get(partition).is_some_and(|queue| !queue.consumers.is_empty());
+        Ok(Partition::all(self.partitions).filter(|partition| !consumed(partition)).collect())
     }
 }
 

@@ -130,8 +130,9 @@ pub trait Publishing: Send {
     /// all the same if the connection ends soon after.
     fn settle(&mut self, number: u64) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Whether every partition's queue is still there and bound: a publish alone only says that somebody got the message.
-    fn look_for_queues(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Whether every partition's queue is still there and bound: a publish alone only says that somebody got the message. Returns the
+    /// partitions whose queue nobody consumes, as far as that can be told now.
+    fn look_for_queues(&mut self) -> impl Future<Output = Result<Vec<Partition>, Error>> + Send;
 }
 
 /// A consumer's connection to one partition's queue. Dropping it, or [`PartitionQueue::leave`], returns what was not acked to the

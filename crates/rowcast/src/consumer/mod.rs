@@ -155,28 +155,30 @@ impl<B: Broker, C: Cache> Consumer<B, C> {
                     return self.remove_layout(old, &mut backoff).await;
                 }
                 Ok(None) => return Ok(()),
-                Err(error @ cache::Error::Fatal(_)) => return Err(Error::Cache(error)),
-                Err(error) => {
-                    self.outages.say(Server::Cache, &error);
-                    tokio::time::sleep(backoff.pause()).await;
-                }
+                Err(error @ (Error::Cache(cache::Error::Fatal(_)) | Error::Broker(broker::Error::Fatal(_)))) => return Err(error),
+                Err(Error::Cache(error)) => self.outages.say(Server::Cache, &error),
+                Err(Error::Broker(error)) => self.outages.say(Server::Broker, &error),
+                Err(error @ (Error::Message(_) | Error::Layout { .. })) => return Err(error),
             }
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 
     /// Returns the number of partitions that was in force before, if it was another one. It stands in `left`, too, from before it is
     /// left: the answer to that may be lost.
-    async fn put_layout_in_force(&self, left: &mut Option<u16>) -> Result<Option<u16>, cache::Error> {
+    async fn put_layout_in_force(&self, left: &mut Option<u16>) -> Result<Option<u16>, Error> {
         let own = self.settings.partitions;
-        let mut link = self.cache.connect().await?;
+        let mut link = self.cache.connect().await.map_err(Error::Cache)?;
         loop {
-            let found = link.layout().await?;
+            let found = link.layout().await.map_err(Error::Cache)?;
             if found == Some(own) {
                 return Ok(*left);
             }
+            // Another layout costs a full resync, and whoever works with the old one has to end: not for a consumer that cannot work.
+            self.broker.inspect().await.map_err(Error::Broker)?;
             *left = found;
             // `false` means that somebody wrote meanwhile; then it is looked at again.
-            if link.take_over(found, own, &mut fresh_run).await? {
+            if link.take_over(found, own, &mut fresh_run).await.map_err(Error::Cache)? {
                 return Ok(found);
             }
         }

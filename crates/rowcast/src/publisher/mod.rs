@@ -5,6 +5,7 @@
 
 mod askings;
 mod assembler;
+mod audience;
 mod ledger;
 mod session;
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::askings::{Askings, Wanted};
 use super::assembler::{Assembler, Outgoing};
+use super::audience::{Audience, News};
 use super::ledger::Ledger;
 use super::{End, Settings};
 use crate::batch::{self, ChunkHead, DraftChange};
@@ -69,6 +70,7 @@ pub(super) struct Session<'p, S, L> {
     /// When each partition was last sent something.
     last_sent: Vec<Instant>,
     next_heartbeat: Instant,
+    audience: Audience,
     next_forget: Instant,
     forgettable: Option<Position>,
     /// Since when the broker takes no messages.
@@ -128,6 +130,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             complete_to: start.from,
             last_sent: vec![now; usize::from(settings.partitions)],
             next_heartbeat: now + settings.heartbeat,
+            audience: Audience::default(),
             next_forget: now,
             forgettable: None,
             blocked: None,
@@ -490,7 +493,20 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
         }
         self.resyncs.clear();
         self.answered.extend(self.resync_requests.drain(..).map(|number| (self.last_ticket, number)));
-        self.link.look_for_queues().await?;
+        let unconsumed = self.link.look_for_queues().await?;
+        match self.audience.note(unconsumed, now) {
+            None => {}
+            Some(News::Back) => tracing::info!("every queue is consumed again"),
+            Some(News::Missed(partitions)) => {
+                let partitions: Vec<String> = partitions.iter().map(Partition::to_string).collect();
+                let of = self.settings.partitions;
+                tracing::warn!(
+                    "nobody consumes the partitions {}: what is published waits there; start `rowcast consume`, or, if consumers run with \
+                     another number of partitions than {of}, give all the same one",
+                    partitions.join(", ")
+                );
+            }
+        }
         Ok(())
     }
 

@@ -87,7 +87,7 @@ impl<P: Publishing> Publishing for TapPublishing<P> {
         self.publishing.settle(number).await
     }
 
-    async fn look_for_queues(&mut self) -> Result<(), Error> {
+    async fn look_for_queues(&mut self) -> Result<Vec<Partition>, Error> {
         self.publishing.look_for_queues().await
     }
 }

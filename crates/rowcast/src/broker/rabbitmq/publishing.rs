@@ -136,14 +136,16 @@ async fn read_record(channel: &Channel, name: &str) -> Result<Option<Vec<u8>>, E
     Ok(Some(content::decode(&message.properties, message.data)))
 }
 
-async fn look_for_each(declaring: &Declaring<'_>) -> Result<(), Error> {
+async fn look_for_each(declaring: &Declaring<'_>) -> Result<Vec<Partition>, Error> {
+    let mut unconsumed = Vec::new();
     for partition in Partition::all(declaring.settings.partitions) {
         let name = declaring.names.partition(partition);
-        look(declaring.channel, &name).await.map_err(|error| failed(&format!("looking for the queue {name}"), &error))?;
+        let queue = look(declaring.channel, &name).await.map_err(|error| failed(&format!("looking for the queue {name}"), &error))?;
+        unconsumed.extend((queue.consumer_count() == 0).then_some(partition));
         // AMQP cannot ask for a binding. If it was gone, what went by shows as a gap in the next batch.
         declaring.bind(partition).await?;
     }
-    Ok(())
+    Ok(unconsumed)
 }
 
 /// Takes the lock, makes what is missing, and begins to listen for askings.
@@ -271,11 +273,11 @@ impl Publishing for RabbitPublishing {
         }
     }
 
-    async fn look_for_queues(&mut self) -> Result<(), Error> {
+    async fn look_for_queues(&mut self) -> Result<Vec<Partition>, Error> {
         self.check()?;
         // A blocked connection carries no question. Nothing can be published either, so nothing can go astray meanwhile.
         if self.connection.status().blocked() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let declaring = Declaring { channel: &self.looking, settings: &self.settings, names: &self.names };
         let mut looking = Box::pin(answer(&self.connection, "looking for the queues", look_for_each(&declaring)));
@@ -284,7 +286,7 @@ impl Publishing for RabbitPublishing {
         let found = loop {
             match tokio::time::timeout(BLOCKED_LOOK, &mut looking).await {
                 Ok(found) => break found,
-                Err(_) if self.connection.status().blocked() => return Ok(()),
+                Err(_) if self.connection.status().blocked() => return Ok(Vec::new()),
                 Err(_) => {}
             }
         };
