@@ -144,7 +144,7 @@ fn what_became_of_the_triggers_is_found() {
     db.execute_batch("CREATE TRIGGER mine AFTER INSERT ON users WHEN NEW.name = 'x' BEGIN SELECT RAISE(IGNORE); END").unwrap();
     insta::assert_snapshot!(found().1, @"harms: table users has a trigger of the application that was created after rowcast's: it runs first, and where it ends a statement (RAISE(IGNORE), or an error under OR FAIL) that goes unrecorded");
     db.execute_batch("DROP TRIGGER mine; CREATE UNIQUE INDEX i ON users(name)").unwrap();
-    insta::assert_snapshot!(found().1, @"harms: the triggers on users are not what they should be (a migration has rebuilt the table or given it another index, say), so changes may go unrecorded");
+    insta::assert_snapshot!(found().1, @"harms: the triggers on users are not what they should be (a migration has rebuilt the table or given it another index, or its key in the configuration is made of other columns), so changes may go unrecorded");
     assert_eq!(rowcast(folder.path(), &["install"]).code, Some(0));
     assert_eq!(found(), (Some(0), String::new()));
 

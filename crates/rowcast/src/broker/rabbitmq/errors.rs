@@ -15,7 +15,7 @@ const NOT_IMPLEMENTED: u16 = 540;
 /// What mends each of the refusals. Each stands at the end of its error.
 pub(super) const REMEDIES: [&str; 5] = [CERTIFICATE, ACCESS, VHOST, ARGUMENTS, VERSION];
 
-const CERTIFICATE: &str = "If the broker's certificate is not signed by an authority that this system trusts, add its authority to the system's \
+const CERTIFICATE: &str = "If the broker has no TLS on this port, use the port that has it, or amqp:// without TLS. If its certificate is not signed by an authority that this system trusts, add its authority to the system's \
                            certificates, or name a file of authorities with the environment variable SSL_CERT_FILE.";
 const ACCESS: &str = "Correct the user name or password in the broker's URL, or grant the user the permissions configure, write and read on \
                       \"^(rowcast\\.|amq\\.default).*\" (rabbitmqctl set_permissions).";

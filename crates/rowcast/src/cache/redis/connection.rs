@@ -24,7 +24,8 @@ impl Connection {
     pub(super) async fn open(settings: &RedisSettings) -> Result<Connection, Error> {
         let place = settings.place();
         let fails = |error: RedisError| {
-            let text = format!("Redis at {place}: cannot connect: {error}");
+            let tls = if settings.is_tls() { " (the URL asks for TLS, on whose port something else may listen)" } else { "" };
+            let text = format!("Redis at {place}: cannot connect: {error}{tls}");
             if text.contains("invalid peer certificate") {
                 return Error::Fatal(format!(
                     "{text}. If the server's certificate is not signed by an authority that this system trusts, add its authority to the \

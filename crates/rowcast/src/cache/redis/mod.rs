@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
-use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
 
 use super::{Cache, Error};
 
@@ -66,6 +66,10 @@ impl RedisSettings {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(SettingsError::Url("it has something behind a ? or #".to_owned()));
         }
+        let database = url.path().trim_matches('/');
+        if !database.is_empty() && database.parse::<u16>().is_err() {
+            return Err(SettingsError::Url(format!("{database} is no number of a database")));
+        }
         let info = url.into_connection_info().map_err(|error| SettingsError::Url(error.category().to_owned()))?;
         Ok(RedisSettings {
             info,
@@ -79,6 +83,10 @@ impl RedisSettings {
     /// Host and port, for messages; no password is in it.
     pub fn place(&self) -> String {
         self.info.addr().to_string()
+    }
+
+    fn is_tls(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
     }
 
     fn login(&self) -> &RedisConnectionInfo {

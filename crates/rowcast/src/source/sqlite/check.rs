@@ -218,8 +218,8 @@ fn followed(name: &str, registered: Option<String>, looking: &Looking<'_>, overt
             Finding::new(
                 Grade::Harms,
                 format!(
-                    "the triggers on {name} are not what they should be (a migration has rebuilt the table or given it another index, \
-                     say), so changes may go unrecorded"
+                    "the triggers on {name} are not what they should be (a migration has rebuilt the table or given it another index, or \
+                     its key in the configuration is made of other columns), so changes may go unrecorded"
                 ),
             )
             .mend(INSTALL),

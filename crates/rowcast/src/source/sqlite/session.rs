@@ -317,8 +317,9 @@ fn open_history(
     install::check_keys_apart(&mapped)?;
     let mut notes = std::mem::take(&mut installation.report.notes);
     notes.append(&mut left_out);
-    let broken =
-        installation.history_broken.then(|| "the triggers were not as they should be, so changes may have gone unrecorded".to_owned());
+    let broken = installation
+        .history_broken
+        .then(|| "the triggers were not those for this schema and configuration, so changes may have gone unrecorded".to_owned());
     let reason = match broken {
         None => why_new(transaction, record)?,
         broken => broken,

@@ -135,7 +135,11 @@ fn typed_key(table: &Table, typed: &[String]) -> Result<Vec<Datum>, String> {
     let mut key = Vec::with_capacity(columns.len());
     for ((value, column), kind) in values.into_iter().zip(&columns).zip(key_kinds(table)) {
         let value = value.ok_or_else(|| wrong(format!("{column} is not given")))?;
-        key.push(datum(value, kind).ok_or_else(|| wrong(format!("{column} holds whole numbers, and {value:?} is none")))?);
+        let misfit = || match value.split_once('=') {
+            Some((name, _)) => wrong(format!("{name} is no column of the key")),
+            None => wrong(format!("{column} holds whole numbers, and {value:?} is none")),
+        };
+        key.push(datum(value, kind).ok_or_else(misfit)?);
     }
     Ok(key)
 }
@@ -212,6 +216,7 @@ mod tests {
     #[test]
     fn what_is_no_key_is_refused_with_the_form_of_one() {
         let (_folder, settings) = database("CREATE TABLE t(id INTEGER PRIMARY KEY)");
+        insta::assert_snapshot!(look(&settings, &["foo=1"]).unwrap_err(), @"foo is no column of the key; a row of t is found by one value, that of id");
         insta::assert_snapshot!(look(&settings, &["seven"]).unwrap_err(), @r#"id holds whole numbers, and "seven" is none; a row of t is found by one value, that of id"#);
         insta::assert_snapshot!(look(&settings, &["1", "2"]).unwrap_err(), @"2 values are given; a row of t is found by one value, that of id");
         let (_folder, settings) = database("CREATE TABLE t(a INT, b INT, PRIMARY KEY(a, b)) WITHOUT ROWID");
