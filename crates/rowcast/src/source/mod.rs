@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::change::{Bound, Change, Image, Lineage, Position};
 use crate::mapping::MappedTable;
 
+pub mod postgres;
 pub mod sqlite;
 
 /// The source's own proof that its history is still the one that was shipped: which change stands at a position.
