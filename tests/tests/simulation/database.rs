@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rowcast::cache::Cached;
 use rowcast::change::{Bound, Change, Image, KeyValue, Lineage, Op, Position, Table};
 use rowcast::mapping::{ColumnType, Descriptor, Keys, MappedTable, OnChange, Proof, Shape, Template, Ttl};
-use rowcast::source::{Chunk, ChunkLimits, Error, Portion, PositionRecord, ReadRow, Source, Start};
+use rowcast::source::{Chunk, ChunkLimits, Error, Portion, PositionRecord, Read, ReadRow, ReadRows, Source, Start};
 use tokio::sync::Notify;
 
 use crate::chance::Chance;
@@ -398,22 +398,26 @@ impl Source for Reader {
         }
     }
 
-    async fn abandon(&mut self) -> Result<(), Error> {
+    async fn abandon(&mut self) -> Result<bool, Error> {
         if !self.queued.is_empty() {
             self.queued.clear();
             self.read_to = self.read_from;
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn chunk(&mut self, table: usize, after: Option<&Bound>, _: ChunkLimits) -> Result<Option<Chunk>, Error> {
+    async fn release(&mut self) -> Result<(), Error> {
+        self.abandon().await.map(drop)
+    }
+
+    async fn chunk(&mut self, table: usize, after: Option<&Bound>, _: ChunkLimits) -> Result<Read, Error> {
         self.database.chance.latency().await;
         let step = 1 + self.database.chance.below(3);
         let state = self.database.state();
         self.compare(&state)?;
         if after.is_some() && self.database.chance.fault(0.02) {
             // A migration gave the table another primary key.
-            return Ok(None);
+            return Ok(Read::NoKey);
         }
         let start = after.map(|bound| serde_json::from_str::<[char; 1]>(&bound.0).unwrap()[0]);
         let following: Vec<char> = keys(table).filter(|key| start.is_none_or(|start| *key > start)).collect();
@@ -425,10 +429,10 @@ impl Source for Reader {
         let chunk = self.chunk_of(&state, rows.collect(), upto, span.len() == following.len());
         drop(state);
         self.database.write_meanwhile();
-        Ok(Some(chunk))
+        Ok(Read::Now(chunk))
     }
 
-    async fn rows(&mut self, _: usize, pks: &[String], _: ChunkLimits) -> Result<(Chunk, usize), Error> {
+    async fn rows(&mut self, _: usize, pks: &[String], _: ChunkLimits) -> Result<ReadRows, Error> {
         self.database.chance.latency().await;
         let state = self.database.state();
         self.compare(&state)?;
@@ -441,7 +445,7 @@ impl Source for Reader {
         let chunk = self.chunk_of(&state, rows.take(read).collect(), None, true);
         drop(state);
         self.database.write_meanwhile();
-        Ok((chunk, read))
+        Ok(ReadRows::Now(chunk, read))
     }
 
     async fn forget(&mut self, upto: Position) -> Result<(), Error> {

@@ -93,6 +93,11 @@ impl ReadTable {
         }
     }
 
+    /// Whether the bound is a key of the table as it is now.
+    pub fn knows(&self, after: Option<&Bound>) -> bool {
+        self.condition(after).is_some()
+    }
+
     /// Reads. What the server refuses because the table is locked, or is not what it was, is no fault of the connection.
     pub async fn read(&self, connection: &mut Connection, reading: Reading) -> Result<Told, Fault> {
         let read = match &reading.wanted {
@@ -113,7 +118,11 @@ impl ReadTable {
                 connection.query("ROLLBACK", PATIENCE).await?;
                 let passing = matches!(
                     error.code.as_str(),
-                    code::LOCK_NOT_AVAILABLE | code::QUERY_CANCELED | code::UNDEFINED_TABLE | code::UNDEFINED_COLUMN | code::UNDEFINED_OBJECT
+                    code::LOCK_NOT_AVAILABLE
+                        | code::QUERY_CANCELED
+                        | code::UNDEFINED_TABLE
+                        | code::UNDEFINED_COLUMN
+                        | code::UNDEFINED_OBJECT
                 );
                 if passing { Ok(Told::NotNow(format!("reading rows of {}: {error}", self.name))) } else { Err(Fault::Refused(error)) }
             }
@@ -179,7 +188,7 @@ impl ReadTable {
     }
 
     async fn read_rows(&self, connection: &mut Connection, pks: &[String], limits: ChunkLimits) -> Result<Readout, Fault> {
-        let mut begun = connection.query(&self.begin(), PATIENCE).await?;
+        let mut begun = connection.query(&format!("{}; SAVEPOINT row", self.begin()), PATIENCE).await?;
         let mut readout = readout(begun.pop(), None)?;
         let mut reader = self.reader.clone();
         let mut bytes = 0;
@@ -189,34 +198,45 @@ impl ReadTable {
             }
             readout.answered += 1;
             // Anybody may put a request into the control queue; one that makes no sense must not stop the pipeline.
-            let Some(values) = self.values_of_pk(pk) else {
-                tracing::warn!(table = self.name, "a row was requested by {pk:?}, which is no primary key of the table");
-                continue;
+            let row = match self.values_of_pk(pk) {
+                Some(values) => self.read_one(connection, &mut reader, &values).await?,
+                None => None,
             };
-            let sql = format!("SELECT {} FROM {} WHERE {}", self.columns.join(","), self.sql_name, self.equals(&values));
-            match connection.query(&sql, PATIENCE).await?.first() {
-                Some(answer) => {
-                    let mut row = read_row(&mut reader, answer)?;
+            match row {
+                Some(row) => {
                     bytes += size(&row);
-                    // What was asked for is the key that the stream names.
-                    pk.clone_into(&mut row.pk);
                     readout.rows.push(row);
                 }
-                None => readout.rows.extend(self.absent(&mut reader, pk, &values)),
+                None => tracing::warn!(table = self.name, "a row was requested by {pk:?}, by which none can be told"),
             }
         }
         Ok(readout)
     }
 
-    /// A row that is not there, where the template is made of the primary key alone; else nobody can tell its key.
-    fn absent(&self, reader: &mut RowReader, pk: &str, values: &[String]) -> Option<ReadRow> {
+    /// One row, or that there is none. `None` where the values are none of the key's types, or its template needs more than the key.
+    async fn read_one(&self, connection: &mut Connection, reader: &mut RowReader, values: &[String]) -> Result<Option<ReadRow>, Fault> {
+        let condition = self.key.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
+        let literals = self.literals(values);
+        // The first statement tells how the server itself writes the key.
+        let sql = format!("SELECT {literals}; SELECT {} FROM {} WHERE ({condition}) = ({literals})", self.columns.join(","), self.sql_name);
+        let answers = match connection.query(&sql, PATIENCE).await {
+            Err(Fault::Refused(error)) if error.code.starts_with(code::CLASS_DATA) => {
+                connection.query("ROLLBACK TO SAVEPOINT row", PATIENCE).await?;
+                return Ok(None);
+            }
+            answered => answered?,
+        };
+        let [key, found @ ..] = answers.as_slice() else { return Err(Fault::Lost("the server gave no row for a key".to_owned())) };
+        if let Some(row) = found.first() {
+            return read_row(reader, row).map(Some);
+        }
         let cell = |place: usize| {
             let column = self.columns.get(place)?;
             let index = self.key.iter().position(|(name, _)| name == column)?;
-            Some(Cell::Text(values[index].as_bytes()))
+            key.bytes(index).map(Cell::Text)
         };
-        let key = reader.key(cell).ok()?;
-        Some(ReadRow { pk: pk.to_owned(), image: Image::Absent { key } })
+        let pk = reader.pk(cell).map_err(nameless)?;
+        Ok(reader.key(cell).ok().map(|key| ReadRow { pk, image: Image::Absent { key } }))
     }
 
     fn condition(&self, after: Option<&Bound>) -> Option<String> {
@@ -231,11 +251,6 @@ impl ReadTable {
     fn literals(&self, values: &[String]) -> String {
         let typed = |(value, (_, declared)): (&String, &(String, String))| format!("{}::{declared}", literal(value));
         values.iter().zip(&self.key).map(typed).collect::<Vec<_>>().join(",")
-    }
-
-    fn equals(&self, values: &[String]) -> String {
-        let one = |(value, (name, declared)): (&String, &(String, String))| format!("{name} = {}::{declared}", literal(value));
-        values.iter().zip(&self.key).map(one).collect::<Vec<_>>().join(" AND ")
     }
 
     /// The server's text of each column of a primary key that stands as a JSON object.

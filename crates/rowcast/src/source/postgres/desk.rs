@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::chunk::{Reading, ReadTable, Readout};
+use super::chunk::{ReadTable, Reading, Readout};
 use super::schema::{self, Table};
 use super::visibility::Snapshot;
 use super::wire::{Connection, Fault, literal};
@@ -87,9 +87,7 @@ async fn answer(
         let answer = match ask {
             Ask::Snapshot => snapshot(&mut connection).await.map(Told::Snapshot),
             Ask::Emit(content) => emit(&mut connection, &subject.prefix, &content).await.map(|()| Told::Emitted),
-            Ask::Look => {
-                schema::read(&mut connection, &subject.publication, &subject.names).await.map(|(tables, _)| Told::Looked(tables))
-            }
+            Ask::Look => schema::read(&mut connection, &subject.publication, &subject.names).await.map(|(tables, _)| Told::Looked(tables)),
             Ask::Read(table, reading) => table.read(&mut connection, reading).await,
         };
         let over = answer.is_err();

@@ -11,8 +11,9 @@ use super::wire::{Connection, Fault, Frame};
 
 /// How much is read ahead; one message may be larger.
 const AHEAD_BYTES: usize = 512 * 1024;
-/// How often the server hears of us. It ends the connection after `wal_sender_timeout`, which is a minute unless somebody has set it.
-const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// How often the server hears of us, and is asked how far it is. It would end the connection after `wal_sender_timeout` without a word,
+/// which is a minute unless somebody has set it.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// How long a server may be silent that was asked to answer.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How long an orderly end may take.

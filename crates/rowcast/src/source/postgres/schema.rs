@@ -316,13 +316,9 @@ impl Table {
             Some(format!("has the partition {}, which is a foreign table; detach it", leaf.name))
         };
         let keyless = || {
-            self.primary_key()
-                .is_empty()
-                .then(|| format!("has no primary key; run `ALTER TABLE {} ADD PRIMARY KEY (…)`", self.sql_name()))
+            self.primary_key().is_empty().then(|| format!("has no primary key; run `ALTER TABLE {} ADD PRIMARY KEY (…)`", self.sql_name()))
         };
-        let partition = || {
-            self.is_partition.then(|| "is a partition; map the partitioned table, or detach it".to_owned())
-        };
+        let partition = || self.is_partition.then(|| "is a partition; map the partitioned table, or detach it".to_owned());
         kind.or_else(partition).or_else(foreign).or_else(keyless).map(|text| format!("table {name} {text}"))
     }
 
@@ -333,15 +329,14 @@ impl Table {
             return misfit(Setting::Name, trouble);
         }
         if settings.filter.is_some() {
-            let text = format!(
-                "table {}: `where` is not supported for PostgreSQL yet; leave it out, or let the application filter",
-                self.name
-            );
+            let text =
+                format!("table {}: `where` is not supported for PostgreSQL yet; leave it out, or let the application filter", self.name);
             return misfit(Setting::Where, text);
         }
         let generated = |name: &&String| self.columns.iter().any(|column| column.name == **name && column.generated);
         if let Some(name) = settings.columns.iter().flatten().find(generated) {
-            let text = format!("table {}: {name} is a generated column, which is not in PostgreSQL's log; leave it out of `columns`", self.name);
+            let text =
+                format!("table {}: {name} is a generated column, which is not in PostgreSQL's log; leave it out of `columns`", self.name);
             return misfit(Setting::Columns, text);
         }
         let mapped = MappedTable::resolve(settings, &self.mapped())
@@ -353,7 +348,10 @@ impl Table {
         }
         for name in &mapped.columns {
             if let Some(Err(refusal)) = self.column(name).map(|column| &column.plan) {
-                return misfit(Setting::Columns, format!("table {}, column {name}: {refusal}; leave the column out of `columns`", self.name));
+                return misfit(
+                    Setting::Columns,
+                    format!("table {}, column {name}: {refusal}; leave the column out of `columns`", self.name),
+                );
             }
         }
         let template = mapped.descriptor.keys.template.columns().map(|column| &column.column);

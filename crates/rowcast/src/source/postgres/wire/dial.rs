@@ -41,7 +41,9 @@ pub(in super::super) async fn dial(server: &Server, role: Role, name: &str) -> R
     let connecting = async {
         match attempt(server, role, name, server.ssl_mode != SslMode::Disable).await {
             // As in libpq: where TLS is only preferred, a server whose TLS does not work is spoken to without.
-            Err(Fault::Lost(why)) if server.ssl_mode == SslMode::Prefer && why.starts_with("TLS") => attempt(server, role, name, false).await,
+            Err(Fault::Lost(why)) if server.ssl_mode == SslMode::Prefer && why.starts_with("TLS") => {
+                attempt(server, role, name, false).await
+            }
             attempted => attempted,
         }
     };
@@ -114,7 +116,9 @@ async fn log_in(server: &Server, connection: &mut Connection) -> Result<(), Faul
             }
             10 => {
                 if !rest.split(|byte| *byte == 0).any(|mechanism| mechanism == SCRAM_SHA_256.as_bytes()) {
-                    return Err(Fault::Hopeless("the server asks for a way to log in that is not known here (not SCRAM-SHA-256)".to_owned()));
+                    return Err(Fault::Hopeless(
+                        "the server asks for a way to log in that is not known here (not SCRAM-SHA-256)".to_owned(),
+                    ));
                 }
                 let client = ScramSha256::new(password(server)?.as_bytes(), ChannelBinding::unsupported());
                 let built = frontend::sasl_initial_response(SCRAM_SHA_256, client.message(), &mut answer);

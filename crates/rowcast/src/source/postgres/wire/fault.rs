@@ -21,6 +21,8 @@ pub(in super::super) mod code {
     pub const NOT_IN_PREREQUISITE_STATE: &str = "55000";
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
     pub const QUERY_CANCELED: &str = "57014";
+    /// What begins like this is a value that its type does not take.
+    pub const CLASS_DATA: &str = "22";
     pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
 }
 
@@ -42,8 +44,7 @@ pub(in super::super) struct ServerError {
 impl ServerError {
     /// Reads the fields of an ErrorResponse or a NoticeResponse.
     pub fn read(payload: &Bytes) -> ServerError {
-        let mut error =
-            ServerError { severity: String::new(), code: String::new(), message: String::new(), detail: None, hint: None };
+        let mut error = ServerError { severity: String::new(), code: String::new(), message: String::new(), detail: None, hint: None };
         let mut unlocalised = None;
         for field in payload.split(|byte| *byte == 0) {
             let Some((&kind, text)) = field.split_first() else { continue };
@@ -137,7 +138,9 @@ mod tests {
         let error = ServerError::read(&payload);
         assert_eq!((error.code.as_str(), error.is_final()), (code::UNDEFINED_TABLE, false));
         assert_eq!(error.to_string(), "relation \"x\" does not exist (More); Try y");
-        assert!(matches!(Fault::Refused(Box::new(error)).explain("h:1/d", "reading"), Error::Fatal(text) if text.contains("h:1/d: reading")));
+        assert!(
+            matches!(Fault::Refused(Box::new(error)).explain("h:1/d", "reading"), Error::Fatal(text) if text.contains("h:1/d: reading"))
+        );
     }
 
     #[test]
