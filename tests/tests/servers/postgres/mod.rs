@@ -1,7 +1,9 @@
 //! PostgreSQL on a real server.
 
 mod chance;
+mod messages;
 mod oracle;
 mod scalars;
+mod settings;
 mod shapes;
 mod values;

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use rowcast::change::KeyValue;
+use rowcast::mapping::{ColumnType, Fields, plain};
 use rowcast::source::postgres::pgoutput::{Message, decode};
 use rowcast::source::postgres::row::{Cell, Cells, RowPlan, Wanted};
 use rowcast::source::postgres::types::{Catalogue, query};
@@ -71,7 +73,7 @@ impl Oracle {
     /// Runs the statements and reads all rows of `t` in a session with these settings.
     pub fn read(&self, settings: &str, statements: &str) -> Readings {
         let answer = self.run(&format!(
-            "{statements}
+            "{statements};
              {settings}
              \\echo JSON
              SELECT pg_catalog.encode(pg_catalog.convert_to(pg_catalog.row_to_json(t)::text, 'UTF8'), 'hex') FROM public.t ORDER BY id;
@@ -120,6 +122,20 @@ impl Readings {
         Ok(rows)
     }
 
+    /// The messages of new rows.
+    pub fn inserts(&self) -> impl Iterator<Item = &[u8]> {
+        self.messages.iter().map(Vec::as_slice).filter(|message| matches!(decode(message), Ok(Message::Insert { .. })))
+    }
+
+    /// The types of the columns.
+    pub fn types(&self) -> Vec<u32> {
+        let relation = self.messages.iter().find_map(|message| match decode(message) {
+            Ok(Message::Relation(relation)) => Some(relation),
+            _ => None,
+        });
+        relation.unwrap().columns().map(|column| column.type_oid).collect()
+    }
+
     /// What the rows that were read by a query become.
     pub fn queried(&self, catalogue: &Catalogue) -> Result<Vec<String>, String> {
         let relation = self.messages.iter().find_map(|message| match decode(message) {
@@ -131,6 +147,25 @@ impl Readings {
         let mut plan = RowPlan::new(catalogue, "t", wanted).map_err(|error| error.to_string())?;
         self.texts.iter().map(|row| object(&mut plan, |place| row.get(place).map(cell))).collect()
     }
+}
+
+/// Whether a template's value of every column is the text that its field has.
+pub fn check_keys(catalogue: &Catalogue, message: &[u8], types: &[u32], json: &str) -> Result<(), String> {
+    let Ok(Message::Insert { new, .. }) = decode(message) else { return Err("no row".to_owned()) };
+    let fields = Fields::of(json).ok_or("no JSON object")?.0;
+    for ((cell, oid), (name, field)) in new.cells().zip(types).zip(&fields) {
+        let plan = catalogue.plan(*oid).map_err(|refusal| refusal.to_string())?;
+        let (Some(kind), Cell::Text(text)) = (plan.key_type(), cell) else { continue };
+        let found = match plan.key_value(text).map_err(|reason| reason.to_string())? {
+            KeyValue::Integer(number) if kind == ColumnType::Integer => number.to_string(),
+            KeyValue::Text(text) if kind != ColumnType::Integer => text,
+            other => return Err(format!("{name} of {kind:?} is {other:?}")),
+        };
+        if plain(field).as_deref() != Some(found.as_str()) {
+            return Err(format!("the key has {found:?} where the field {name} has {field}"));
+        }
+    }
+    Ok(())
 }
 
 fn object<'c>(plan: &mut RowPlan, cell: impl Fn(usize) -> Option<Cell<'c>>) -> Result<String, String> {

@@ -1,7 +1,7 @@
 //! Values: a row has the same bytes by stream and by query, and they are what `row_to_json` says.
 
 use super::chance::Chance;
-use super::oracle::{Oracle, pins};
+use super::oracle::{Oracle, check_keys, pins};
 use super::scalars::SCALARS;
 use super::shapes::{Definitions, Shape};
 
@@ -30,6 +30,10 @@ fn compare(oracle: &Oracle, shapes: &[Shape], seed: u64) {
     assert_eq!(readings.json.len(), ROWS);
     let streamed = readings.streamed(&catalogue).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     let queried = readings.queried(&catalogue).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    let types = readings.types();
+    for (message, json) in readings.inserts().zip(&streamed) {
+        check_keys(&catalogue, message, &types, json).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    }
     for (id, expected) in readings.json.iter().enumerate() {
         for (way, found) in [("stream", &streamed[id]), ("query", &queried[id])] {
             if found != expected {

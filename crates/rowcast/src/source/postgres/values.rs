@@ -23,6 +23,14 @@ pub const PINNED: [(&str, &str); 9] = [
     ("quote_all_identifiers", "off"),
 ];
 
+/// The `client_encoding` that a session must have instead, by the `server_encoding` that the server says at its start.
+///
+/// A database of the encoding SQL_ASCII takes any bytes. Asked for UTF-8 the server would refuse to send those that are not, and a stream
+/// would end there for ever; as they are they can be refused row by row.
+pub fn client_encoding(server_encoding: &str) -> &'static str {
+    if server_encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
+}
+
 /// How the values of one type become JSON. Compiled by [`super::types::Catalogue::plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
