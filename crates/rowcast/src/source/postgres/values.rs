@@ -327,3 +327,72 @@ fn is_json_number(text: &[u8]) -> bool {
     }
     rest.is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{ODDITIES, catalogue};
+    use super::*;
+
+    fn converted(oid: u32, text: &[u8]) -> Result<String, Reason> {
+        let mut json = String::new();
+        catalogue().plan(oid).unwrap().push_json(&mut json, text, &mut Scratch::default()).map(|()| json)
+    }
+
+    #[test]
+    fn every_text_form_becomes_what_row_to_json_says() {
+        for (oid, text, json) in ODDITIES {
+            assert_eq!(converted(*oid, text.as_bytes()).as_deref(), Ok(*json), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_type_does_not_write_is_refused() {
+        for (oid, texts) in [
+            (16, &["true", "", "T"][..]),
+            (1184, &["2026-01-01 00:00:00", "2026-01-01 00:00:00+01", "2026-01-01 00:00:00 BC"]),
+            (114, &[""]),
+            (
+                1007,
+                &["", "1", "{", "{1", "{1,", "{1,}", "{,1}", "{1}2", "{1}}", "{1{2}}", "{\"1}", "{1\"2\"}", "[0:1]{1}", "{}{}", "{\"1\\"],
+            ),
+            (1020, &["{(1,2),(0,0),\"x\"y}"]),
+            (20_000, &["", "(", "(1,2)", "(1,2,3,4)", "(1,2,3)", "(1,\"2,)", "1,2,", "(1,2,)x", "(1,a\"b\",)"]),
+            (20_003, &["(1)", "(", "()x"]),
+            (20_004, &["a=>1", "\"a\"", "\"a\"=>", "\"a\"=>1", "\"a\"=>\"1\",", "\"a\"=>\"1\",\"b\"=>\"2\"", "\"a\"=>NULLx"]),
+        ] {
+            for text in texts {
+                let found = converted(oid, text.as_bytes());
+                assert!(matches!(found, Err(Reason::Not(_))), "{text}: {found:?}");
+            }
+        }
+        assert_eq!(converted(25, b"\xff"), Err(Reason::NotUtf8));
+    }
+
+    #[test]
+    fn only_what_json_calls_a_number_stands_without_quotes() {
+        for text in ["0", "-0", "10", "0.10", "1e5", "1E+05", "-1.5e-10"] {
+            assert_eq!(converted(1700, text.as_bytes()).as_deref(), Ok(text));
+        }
+        for text in ["", "-", "01", "+1", ".5", "1.", "1e", "1e+", "1e5x", "1x", "NaN", "Infinity", "-Infinity"] {
+            assert_eq!(converted(1700, text.as_bytes()), Ok(format!("\"{text}\"")));
+        }
+    }
+
+    #[test]
+    fn a_large_value_leaves_no_large_room_behind() {
+        let mut scratch = Scratch::default();
+        let text = format!("{{\"\\\"{}\"}}", "x".repeat(1 << 20));
+        catalogue().plan(1009).unwrap().push_json(&mut String::new(), text.as_bytes(), &mut scratch).unwrap();
+        assert!(scratch.0.iter().map(String::capacity).sum::<usize>() <= SCRATCH_KEPT);
+    }
+
+    #[test]
+    fn only_types_whose_values_never_look_alike_make_keys() {
+        let catalogue = catalogue();
+        let key = |oid| catalogue.plan(oid).unwrap().key_type();
+        assert_eq!([23, 20_005].map(key), [Some(ColumnType::Integer); 2]);
+        assert_eq!([1700, 701].map(key), [Some(ColumnType::Numeric); 2]);
+        assert_eq!([25, 16, 1114, 1184, 603].map(key), [Some(ColumnType::Text); 5]);
+        assert_eq!([114, 22, 1007, 20_000, 20_004].map(key), [None; 5]);
+    }
+}
