@@ -73,20 +73,24 @@ pub(super) struct Attribute {
     pub(super) shape: Shape,
 }
 
-/// Why a value could not be converted.
+/// Why a value could not be converted. All of these are a matter of the one row: to read it again in another session gives the same, but
+/// the row as it stands in the table may be another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// Text in an encoding that the server does not know how to convert.
+    /// Bytes that a database of the encoding SQL_ASCII took.
     #[error(
         "the value is not UTF-8, so no JSON can hold it (a database of the encoding SQL_ASCII takes any bytes); write it again as UTF-8, \
          or leave the column out of `columns`"
     )]
     NotUtf8,
-    /// The text is not what the type writes: the type was altered since the catalogue was read, or a pinned setting is not in force.
-    #[error("the server sent a text that is not {0}; if the type was altered a moment ago, this passes with a new session")]
+    /// The type was altered between the row and the catalogue as it was read, or a pinned setting is not in force.
+    #[error(
+        "the server sent a text that is not {0} as the catalogue has it: ALTER TYPE came between the row and now, so that the table is \
+         read again, or something between rowcast and the server (a pooler) changes the settings of its session"
+    )]
     Not(&'static str),
-    /// A column was dropped since the catalogue was read.
-    #[error("the row has no such column; if the table was altered a moment ago, this passes with a new session")]
+    /// A column was dropped between the row and the catalogue as it was read.
+    #[error("the row has no such column; ALTER TABLE came between the row and now, so that the table is read again")]
     NoCell,
 }
 
