@@ -67,7 +67,8 @@ impl Oracle {
     /// What the catalogue says of the columns of `t`.
     pub fn catalogue(&self) -> Catalogue {
         let oids = self.run("SELECT DISTINCT atttypid FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0");
-        Catalogue::read(&self.run(&query(oids.lines().map(|oid| oid.parse().unwrap())))).unwrap()
+        let query = query(oids.lines().map(|oid| oid.parse().unwrap()));
+        Catalogue::read(&self.run(&format!("{}{query}", pins()))).unwrap()
     }
 
     /// Runs the statements and reads all rows of `t` in a session with these settings.

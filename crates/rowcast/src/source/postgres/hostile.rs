@@ -158,11 +158,14 @@ proptest! {
         let (type_oid, text, _) = ODDITIES[which.index(ODDITIES.len())];
         let text = spoilt(text.as_bytes().to_vec(), &edits);
         static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(catalogue);
-        let mut plan = RowPlan::new(&CATALOGUE, "t", [Wanted { name: "a", type_oid, place: 0 }]).unwrap();
-        let mut json = String::from("before");
-        match plan.push_json(&mut json, |_| Some(Cell::Text(&text)), &mut Vec::new()) {
-            Err(_) => prop_assert_eq!(json, "before"),
+        let wanted = [("unchanged", 0), ("a", 1)].map(|(name, place)| Wanted { name, type_oid, place });
+        let mut plan = RowPlan::new(&CATALOGUE, "t", wanted).unwrap();
+        let (mut json, mut missing) = (String::from("before"), vec![7]);
+        let cell = |place| Some(if place == 0 { Cell::Unchanged } else { Cell::Text(&text[..]) });
+        match plan.push_json(&mut json, cell, &mut missing) {
+            Err(_) => prop_assert_eq!((json.as_str(), &missing[..]), ("before", &[7][..])),
             Ok(()) => {
+                prop_assert_eq!(missing, [7, 0]);
                 prop_assert!(json.capacity() <= 64 + 32 * text.len(), "{} bytes of {}", json.capacity(), text.len());
                 // A text of the types json and jsonb is taken as it is, so the server's word is all there is.
                 if !matches!(type_oid, 114 | 3802) {
