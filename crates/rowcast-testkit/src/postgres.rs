@@ -1,9 +1,10 @@
 //! A real PostgreSQL server of the test's own, ready for logical replication: own port, own folder, gone with the test.
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -166,22 +167,34 @@ impl PostgresServer {
         format!("postgres://{user}:{password}@127.0.0.1:{}/{database}{tls}", self.port)
     }
 
-    /// Runs statements as psql does, each committed alone, and returns what they print: columns separated by `|`, rows by newlines.
+    /// Runs statements as psql does, each committed alone unless they say BEGIN, and returns what they print: columns separated by
+    /// `|`, rows by newlines. psql's own commands (`\echo`) are possible.
     pub fn execute(&self, sql: &str) -> Result<String> {
         self.execute_in("postgres", sql)
     }
 
     /// The same in another database.
     pub fn execute_in(&self, database: &str, sql: &str) -> Result<String> {
-        let output = Command::new(programs()?.join("psql"))
-            .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--dbname"])
-            .args([&self.url_of(database), "--command", sql])
-            .output()
+        let mut psql = Command::new(programs()?.join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--file=-", "--dbname"])
+            .arg(self.url_of(database))
+            .env("PGCLIENTENCODING", "UTF8")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .context("running psql")?;
+        let mut input = psql.stdin.take().context("psql's input")?;
+        let output = std::thread::scope(|scope| {
+            // Not before its output is read: a full pipe would stop both. If it ends early, its message says why.
+            scope.spawn(move || drop(input.write_all(sql.as_bytes())));
+            psql.wait_with_output()
+        })?;
         if !output.status.success() {
-            bail!("psql failed on {sql:?}: {}", String::from_utf8_lossy(&output.stderr));
+            let start: String = sql.chars().take(500).collect();
+            bail!("psql failed on {start:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = String::from_utf8(output.stdout).context("what psql printed")?;
         Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
     }
 
@@ -400,7 +413,6 @@ fn run(command: &mut Command) -> Result<()> {
 }
 
 fn append(file: &Path, text: &str) -> Result<()> {
-    use std::io::Write;
     let mut file = std::fs::File::options().append(true).open(file).with_context(|| format!("opening {}", file.display()))?;
     Ok(file.write_all(text.as_bytes())?)
 }

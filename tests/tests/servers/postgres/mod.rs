@@ -1,6 +1,14 @@
-//! The PostgreSQL source on a real server: whatever is done to the tables, the cache comes to hold what they hold.
+//! PostgreSQL on a real server: values, messages, and the source, which brings the cache to hold what the tables hold, whatever is done to
+//! them.
 
+mod chance;
+mod messages;
+mod oracle;
 mod pipeline;
+mod scalars;
+mod settings;
+mod shapes;
 mod slice;
+mod values;
 
 use pipeline::Pipeline;

@@ -10,6 +10,8 @@ mod chunk;
 mod desk;
 mod feed;
 mod fits;
+#[cfg(test)]
+mod hostile;
 mod inspect;
 mod install;
 mod literal;
@@ -17,6 +19,8 @@ pub mod pgoutput;
 mod record;
 pub mod row;
 mod rows;
+#[cfg(test)]
+mod samples;
 mod schema;
 mod server;
 mod session;

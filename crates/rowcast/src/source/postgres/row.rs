@@ -140,14 +140,14 @@ impl RowPlan {
     }
 
     /// Appends the JSON object of a row. A column that `cell` gives as unchanged is left out of the object, and its index among the
-    /// wanted columns is appended to `missing`. After an error `json` is as it was.
+    /// wanted columns is appended to `missing`. After an error both are as they were.
     pub fn push_json<'c>(
         &mut self,
         json: &mut String,
         cell: impl Fn(usize) -> Option<Cell<'c>>,
         missing: &mut Vec<usize>,
     ) -> Result<(), ValueError> {
-        let begin = json.len();
+        let (begin, missing_before) = (json.len(), missing.len());
         json.push('{');
         for (index, field) in self.fields.iter().enumerate() {
             let outcome = match cell(field.place) {
@@ -168,6 +168,7 @@ impl RowPlan {
             };
             if let Err(reason) = outcome {
                 json.truncate(begin);
+                missing.truncate(missing_before);
                 return Err(ValueError {
                     table: self.table.clone(),
                     column: field.column.clone(),

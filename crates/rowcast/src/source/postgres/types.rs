@@ -18,7 +18,7 @@ pub struct Catalogue(HashMap<u32, Type>);
 #[serde(deny_unknown_fields)]
 struct Type {
     oid: u32,
-    /// As `format_type` prints it, with its schema unless that is `pg_catalog`.
+    /// As `format_type` prints it: with its schema unless that is `pg_catalog`.
     name: String,
     kind: Kind,
     /// What a domain is over.
@@ -63,7 +63,8 @@ struct Cast {
     hstore: bool,
 }
 
-/// The statement that reads what [`Catalogue::read`] takes: one row with one column. It needs no right but to connect.
+/// The statement that reads what [`Catalogue::read`] takes: one row with one column. It needs no right but to connect, and a session with
+/// the pinned settings: on the search path depends whether a type's name has its schema.
 ///
 /// PostgreSQL itself looks for a cast to `json` only where a type is not built in, and only if a function does it.
 pub fn query(types: impl IntoIterator<Item = u32>) -> String {

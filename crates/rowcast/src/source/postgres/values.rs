@@ -23,6 +23,14 @@ pub const PINNED: [(&str, &str); 9] = [
     ("quote_all_identifiers", "off"),
 ];
 
+/// The `client_encoding` that a session must have instead, by the `server_encoding` that the server says at its start.
+///
+/// A database of the encoding SQL_ASCII takes any bytes. Asked for UTF-8 the server would refuse to send those that are not, and a stream
+/// would end there for ever; as they are they can be refused row by row.
+pub fn client_encoding(server_encoding: &str) -> &'static str {
+    if server_encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
+}
+
 /// How the values of one type become JSON. Compiled by [`super::types::Catalogue::plan`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -65,20 +73,24 @@ pub(super) struct Attribute {
     pub(super) shape: Shape,
 }
 
-/// Why a value could not be converted.
+/// Why a value could not be converted. All of these are a matter of the one row: to read it again in another session gives the same, but
+/// the row as it stands in the table may be another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// Text in an encoding that the server does not know how to convert.
+    /// Bytes that a database of the encoding SQL_ASCII took.
     #[error(
         "the value is not UTF-8, so no JSON can hold it (a database of the encoding SQL_ASCII takes any bytes); write it again as UTF-8, \
          or leave the column out of `columns`"
     )]
     NotUtf8,
-    /// The text is not what the type writes: the type was altered since the catalogue was read, or a pinned setting is not in force.
-    #[error("the server sent a text that is not {0}; if the type was altered a moment ago, this passes with a new session")]
+    /// The type was altered between the row and the catalogue as it was read, or a pinned setting is not in force.
+    #[error(
+        "the server sent a text that is not {0} as the catalogue has it: ALTER TYPE came between the row and now, so that the table is \
+         read again, or something between rowcast and the server (a pooler) changes the settings of its session"
+    )]
     Not(&'static str),
-    /// A column was dropped since the catalogue was read.
-    #[error("the row has no such column; if the table was altered a moment ago, this passes with a new session")]
+    /// A column was dropped between the row and the catalogue as it was read.
+    #[error("the row has no such column; ALTER TABLE came between the row and now, so that the table is read again")]
     NoCell,
 }
 
@@ -318,4 +330,73 @@ fn is_json_number(text: &[u8]) -> bool {
         return count > 0 && count == exponent.len();
     }
     rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{ODDITIES, catalogue};
+    use super::*;
+
+    fn converted(oid: u32, text: &[u8]) -> Result<String, Reason> {
+        let mut json = String::new();
+        catalogue().plan(oid).unwrap().push_json(&mut json, text, &mut Scratch::default()).map(|()| json)
+    }
+
+    #[test]
+    fn every_text_form_becomes_what_row_to_json_says() {
+        for (oid, text, json) in ODDITIES {
+            assert_eq!(converted(*oid, text.as_bytes()).as_deref(), Ok(*json), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_type_does_not_write_is_refused() {
+        for (oid, texts) in [
+            (16, &["true", "", "T"][..]),
+            (1184, &["2026-01-01 00:00:00", "2026-01-01 00:00:00+01", "2026-01-01 00:00:00 BC"]),
+            (114, &[""]),
+            (
+                1007,
+                &["", "1", "{", "{1", "{1,", "{1,}", "{,1}", "{1}2", "{1}}", "{1{2}}", "{\"1}", "{1\"2\"}", "[0:1]{1}", "{}{}", "{\"1\\"],
+            ),
+            (1020, &["{(1,2),(0,0),\"x\"y}"]),
+            (20_000, &["", "(", "(1,2)", "(1,2,3,4)", "(1,2,3)", "(1,\"2,)", "1,2,", "(1,2,)x", "(1,a\"b\",)"]),
+            (20_003, &["(1)", "(", "()x"]),
+            (20_004, &["a=>1", "\"a\"", "\"a\"=>", "\"a\"=>1", "\"a\"=>\"1\",", "\"a\"=>\"1\",\"b\"=>\"2\"", "\"a\"=>NULLx"]),
+        ] {
+            for text in texts {
+                let found = converted(oid, text.as_bytes());
+                assert!(matches!(found, Err(Reason::Not(_))), "{text}: {found:?}");
+            }
+        }
+        assert_eq!(converted(25, b"\xff"), Err(Reason::NotUtf8));
+    }
+
+    #[test]
+    fn only_what_json_calls_a_number_stands_without_quotes() {
+        for text in ["0", "-0", "10", "0.10", "1e5", "1E+05", "-1.5e-10"] {
+            assert_eq!(converted(1700, text.as_bytes()).as_deref(), Ok(text));
+        }
+        for text in ["", "-", "01", "+1", ".5", "1.", "1e", "1e+", "1e5x", "1x", "NaN", "Infinity", "-Infinity"] {
+            assert_eq!(converted(1700, text.as_bytes()), Ok(format!("\"{text}\"")));
+        }
+    }
+
+    #[test]
+    fn a_large_value_leaves_no_large_room_behind() {
+        let mut scratch = Scratch::default();
+        let text = format!("{{\"\\\"{}\"}}", "x".repeat(1 << 20));
+        catalogue().plan(1009).unwrap().push_json(&mut String::new(), text.as_bytes(), &mut scratch).unwrap();
+        assert!(scratch.0.iter().map(String::capacity).sum::<usize>() <= SCRATCH_KEPT);
+    }
+
+    #[test]
+    fn only_types_whose_values_never_look_alike_make_keys() {
+        let catalogue = catalogue();
+        let key = |oid| catalogue.plan(oid).unwrap().key_type();
+        assert_eq!([23, 20_005].map(key), [Some(ColumnType::Integer); 2]);
+        assert_eq!([1700, 701].map(key), [Some(ColumnType::Numeric); 2]);
+        assert_eq!([25, 16, 1114, 1184, 603].map(key), [Some(ColumnType::Text); 5]);
+        assert_eq!([114, 22, 1007, 20_000, 20_004].map(key), [None; 5]);
+    }
 }
