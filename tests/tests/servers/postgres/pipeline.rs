@@ -55,7 +55,7 @@ impl Pipeline {
     /// The same, not installed.
     pub fn new(url: &str, tables: Vec<TableSettings>) -> Pipeline {
         // What is said shows where a test fails.
-        drop(tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init());
+        drop(tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_test_writer().try_init());
         let server = Server::parse(url).unwrap();
         Pipeline {
             settings: PostgresSettings { tables, ..PostgresSettings::new(server, "shop") },

@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long somebody else may hold the slot.
 const SLOT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the server is waited for that is to let go of the slot in an orderly way.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it may take until the transaction of the record comes by.
 const RECORD_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -249,14 +251,11 @@ async fn recognise(
             )));
         }
     };
-    // In the middle of a large transaction the server does not listen; then it must notice that the connection is gone.
-    let again = match looking.end_replication(SLOT_PATIENCE).await {
-        Ok(()) => looking,
-        Err(_) => {
-            drop(looking);
-            replication(settings).await?.0
-        }
-    };
+    // A server that has streamed once on a connection ends the next stream on it at once. In the middle of a large transaction it does not
+    // listen; then it must notice that the connection is gone.
+    drop(looking.end_replication(END_PATIENCE).await);
+    drop(looking);
+    let again = replication(settings).await?.0;
     let lineage = if found.as_ref().map(Mark::text).as_deref() == Some(record.mark.as_str()) {
         record.lineage.clone()
     } else {

@@ -270,10 +270,7 @@ impl Connection {
         let ending = async {
             loop {
                 match self.receive().await? {
-                    (b'Z', _) => {
-                        self.busy = false;
-                        return Ok(());
-                    }
+                    (b'Z', _) => return Ok(()),
                     (b'E', payload) => return Err(Fault::Ended(Box::new(ServerError::read(&payload)))),
                     _ => {}
                 }
