@@ -2,6 +2,8 @@
 //! them.
 
 mod chance;
+mod held;
+mod history;
 mod messages;
 mod oracle;
 mod pipeline;
@@ -9,6 +11,8 @@ mod scalars;
 mod settings;
 mod shapes;
 mod slice;
+mod statements;
 mod values;
+mod visibility;
 
 use pipeline::Pipeline;

@@ -2,17 +2,21 @@
 //! hold.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rowcast::broker::Broker;
 use rowcast::broker::memory::MemoryBroker;
 use rowcast::cache::Cached;
 use rowcast::cache::memory::MemoryCache;
+use rowcast::change::Table;
+use rowcast::checkpoint::Value;
 use rowcast::consumer::{self, Consumer};
 use rowcast::mapping::TableSettings;
 use rowcast::meter::Meter;
 use rowcast::publisher::{self, Publisher};
+use rowcast::request::Request;
 use rowcast::source::postgres::{self, PostgresSettings, PostgresSource, Server};
 use rowcast::stop::{self, Stopper};
 use rowcast_testkit::postgres::PostgresServer;
@@ -37,6 +41,8 @@ pub struct Pipeline {
     pub cache: MemoryCache,
     publisher: Option<Half>,
     consumer: Option<Half>,
+    /// What went back: a key that was given a row whose `v` is smaller than one that it had before.
+    regressions: Arc<Mutex<Vec<String>>>,
 }
 
 /// A table with its key template; the name alone leaves the key to its default.
@@ -63,6 +69,7 @@ impl Pipeline {
             cache: MemoryCache::new("shop"),
             publisher: None,
             consumer: None,
+            regressions: Arc::default(),
         }
     }
 
@@ -83,7 +90,19 @@ impl Pipeline {
 
     pub fn start_consumer(&mut self) {
         let settings = consumer::Settings::new("shop", PARTITIONS);
+        let regressions = Arc::clone(&self.regressions);
+        let newest: Mutex<HashMap<String, i64>> = Mutex::default();
         let consumer = Consumer::new(settings, self.broker.clone(), self.cache.clone(), Arc::new(Meter::default()));
+        let consumer = consumer.observe(move |applied| {
+            for write in applied.writes {
+                let Value::Row(row, ..) = write.value else { continue };
+                let Ok(Versioned { v: Some(v) }) = serde_json::from_str(row.get()) else { continue };
+                let before = newest.lock().unwrap().insert(write.key.to_owned(), v);
+                if let Some(before) = before.filter(|before| *before > v) {
+                    regressions.lock().unwrap().push(format!("{} went from {before} back to {v} by {}", write.key, write.op));
+                }
+            }
+        });
         let (stopper, stop) = stop::channel();
         let task = tokio::spawn(async move { consumer.run(stop).await.map_err(|error| error.to_string()) });
         self.consumer = Some(Half { stopper, task });
@@ -146,6 +165,42 @@ impl Pipeline {
         }
     }
 
+    /// Asks for these tables to be read again.
+    pub async fn resync(&self, tables: &[&str]) {
+        let tables = tables.iter().map(|name| Table::from(*name)).collect();
+        self.broker.request(Request::Resync { tables }.encode()).await.unwrap();
+    }
+
+    /// What a key's row went back to, if any did: rows have a column `v` that the writer only ever raises.
+    pub fn assert_nothing_went_back(&self) {
+        let regressions = self.regressions.lock().unwrap();
+        assert!(regressions.is_empty(), "{}: {:?}", regressions.len(), &regressions[..regressions.len().min(5)]);
+    }
+
+    /// Waits until every checkpoint has moved on so many times over something in the log that is none of ours: so much of the stream has
+    /// passed.
+    pub async fn pass(&self, server: &PostgresServer, times: usize) {
+        for _ in 0..times {
+            // Without a transaction, so that it waits for nobody.
+            server.execute("SELECT pg_logical_emit_message(false, 'noise', 'x')").unwrap();
+            let positions = || -> Vec<_> { self.cache.contents().checkpoints.values().map(|stored| stored.checkpoint.position).collect() };
+            let before = positions();
+            until("the checkpoints to move on", DEADLINE, async || {
+                let now = positions();
+                (now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| now > before)).then_some(())
+            })
+            .await
+            .unwrap();
+        }
+    }
+
+    /// Waits until the cache holds this under the key.
+    pub async fn holds(&self, key: &str, row: &str) {
+        until("the key to hold the row", DEADLINE, async || (self.cached().get(key).map(String::as_str) == Some(row)).then_some(()))
+            .await
+            .unwrap_or_else(|_| panic!("{key} holds {:?}", self.cached().get(key)));
+    }
+
     /// The lineage of the checkpoints.
     pub fn lineage(&self) -> String {
         self.cache.contents().checkpoints.values().map(|stored| stored.checkpoint.lineage.to_string()).max().unwrap()
@@ -158,6 +213,11 @@ impl Drop for Pipeline {
             half.task.abort();
         }
     }
+}
+
+#[derive(serde::Deserialize)]
+struct Versioned {
+    v: Option<i64>,
 }
 
 /// Lines of key, tab and row.

@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long somebody else may hold the slot.
 const SLOT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a server that says nothing is asked how far it is.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long the server is waited for that is to let go of the slot in an orderly way.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it may take until the transaction of the record comes by.
@@ -77,9 +79,9 @@ pub(super) async fn begin(
     let barrier = barrier(&mut aside, settings, &tables, &slot, known).await?;
 
     let (replication, identity) = replication(settings).await?;
-    let base = format!("postgres:{identity}:{}", settings.slot());
+    let base = format!("postgres:{}:{}", identity.text, settings.slot());
     let own = record.filter(|record| record.lineage.0.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with(':')));
-    let (replication, lineage) = recognise(settings, replication, own, &slot, &base, &mut notes).await?;
+    let (replication, lineage) = recognise(settings, replication, own, &slot, &base, identity.end, &mut notes).await?;
     if own.is_none() && record.is_some() {
         notes.push(format!("this is another history than the one that was published before ({}); every table is read again", base));
     }
@@ -150,7 +152,8 @@ async fn prepare(
 }
 
 /// A transaction that began before a table was published may still run, and what it wrote before is not in the stream. So no row is read
-/// until every transaction that runs now has ended, unless the memberships are known to be older.
+/// until every transaction that has a number now has ended, unless the memberships are known to be older. (The end of a snapshot is no
+/// such number: transactions beyond it may run.)
 async fn barrier(
     connection: &mut Connection,
     settings: &PostgresSettings,
@@ -164,16 +167,27 @@ async fn barrier(
         known.settled.extend(memberships());
         return Ok(None);
     }
-    let now = snapshot(connection).await.map_err(settings.explain("asking what is visible"))?;
-    if now.xmin == now.xmax {
+    let explain = settings.explain("asking which transactions run");
+    let rows = connection.query("SELECT pg_current_xact_id()", PATIENCE).await.map_err(&explain)?;
+    let row = rows.first().ok_or_else(|| Error::Busy("the server gave no transaction number".to_owned()))?;
+    let next: u64 = row.number(0).map_err(&explain)?;
+    if snapshot(connection).await.map_err(&explain)?.xmin >= next {
         known.settled.extend(memberships());
         return Ok(None);
     }
-    Ok(Some(now.xmax))
+    Ok(Some(next))
 }
 
-/// A replication connection, and whose log it reads: system, timeline, database.
-async fn replication(settings: &PostgresSettings) -> Result<(Connection, String), Error> {
+/// Whose log it is.
+struct Identity {
+    /// System, timeline, database.
+    text: String,
+    /// Where the log ends.
+    end: u64,
+}
+
+/// A replication connection, and whose log it reads.
+async fn replication(settings: &PostgresSettings) -> Result<(Connection, Identity), Error> {
     let name = format!("rowcast {}", settings.pipeline);
     let dialled = dial(&settings.server, Role::Replication, &name).await;
     let mut connection = dialled.map_err(|fault| match fault.code() {
@@ -193,9 +207,16 @@ async fn replication(settings: &PostgresSettings) -> Result<(Connection, String)
         let row = rows.first().ok_or_else(|| Fault::Lost("the server did not say whose log this is".to_owned()))?;
         row.text(index).map(str::to_owned)
     };
-    let identity =
-        format!("{}:{}:{}", text(&rows, 0).map_err(&explain)?, text(&rows, 1).map_err(&explain)?, text(&oid, 0).map_err(&explain)?);
-    Ok((connection, identity))
+    let end = text(&rows, 2).map_err(&explain)?;
+    let end = read_lsn(&end).ok_or_else(|| Error::Busy(format!("the server said that its log ends at {end:?}")))?;
+    let text = format!("{}:{}:{}", text(&rows, 0).map_err(&explain)?, text(&rows, 1).map_err(&explain)?, text(&oid, 0).map_err(&explain)?);
+    Ok((connection, Identity { text, end }))
+}
+
+/// Reads `16/B374D848`.
+fn read_lsn(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    Some(u64::from(u32::from_str_radix(high, 16).ok()?) << 32 | u64::from(u32::from_str_radix(low, 16).ok()?))
 }
 
 /// Begins to stream what commits at `from` or later; never earlier than what was confirmed. The server may take a moment until it notices
@@ -229,6 +250,7 @@ async fn recognise(
     record: Option<&PositionRecord>,
     slot: &slot::Ensured,
     base: &str,
+    end: u64,
     notes: &mut Vec<String>,
 ) -> Result<(Connection, Lineage), Error> {
     let fresh = || Lineage(format!("{base}:{}", ulid::Ulid::generate()).into());
@@ -238,6 +260,12 @@ async fn recognise(
         if !slot.made && !record.mark.is_empty() {
             notes.push(format!("the slot {} was moved beyond what had been published; every table is read again", settings.slot()));
         }
+        return Ok((connection, fresh()));
+    }
+    const RESTORED: &str =
+        "the newest transaction that was published is not in the log any more: the database was restored; every table is read again";
+    if end <= at {
+        notes.push(RESTORED.to_owned());
         return Ok((connection, fresh()));
     }
     let mut looking = start(settings, connection, at).await?;
@@ -259,10 +287,7 @@ async fn recognise(
     let lineage = if found.as_ref().map(Mark::text).as_deref() == Some(record.mark.as_str()) {
         record.lineage.clone()
     } else {
-        notes.push(
-            "the newest transaction that was published is not in the log any more: the database was restored; every table is read again"
-                .to_owned(),
-        );
+        notes.push(RESTORED.to_owned());
         fresh()
     };
     Ok((again, lineage))
@@ -282,16 +307,28 @@ async fn first_commit(connection: &mut Connection, at: u64) -> Result<Option<Mar
                     Err(error) => return Err(Fault::Hopeless(format!("{error}; this is a fault in rowcast"))),
                 },
                 // The server has gone through its log beyond there and found nothing.
-                Frame::Alive { end, reply } => {
-                    if reply {
-                        connection.confirm(0, 0, false).await?;
-                    }
-                    if end > at {
-                        return Ok(None);
-                    }
-                }
+                Frame::Alive { end, .. } if end > at => return Ok(None),
+                Frame::Alive { .. } => {}
             }
         }
-        connection.fill().await?;
+        match timeout(ASK_EVERY, connection.fill()).await {
+            Ok(filled) => filled?,
+            // Confirms nothing, and asks how far the server is.
+            Err(_) => connection.confirm(0, 0, true).await?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_lsn_is_two_numbers_in_sixteens() {
+        assert_eq!(read_lsn("16/B374D848"), Some(0x16_B374_D848));
+        assert_eq!(read_lsn("0/0"), Some(0));
+        for text in ["", "16", "16/", "/1", "x/1", "1/123456789"] {
+            assert_eq!(read_lsn(text), None, "{text}");
+        }
     }
 }

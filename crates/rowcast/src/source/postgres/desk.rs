@@ -104,12 +104,8 @@ pub(super) async fn snapshot(connection: &mut Connection) -> Result<Snapshot, Fa
     Snapshot::read(row.text(0)?)
 }
 
-/// Writes a message into the log. Where commits wait for a synchronous standby this one does not.
+/// Writes a message into the log. Where commits wait for a synchronous standby this one does not, for our sessions commit locally.
 async fn emit(connection: &mut Connection, prefix: &str, content: &str) -> Result<(), Fault> {
-    let sql = format!(
-        "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_logical_emit_message(true, {}, {}); COMMIT",
-        literal(prefix),
-        literal(content)
-    );
+    let sql = format!("SELECT pg_logical_emit_message(true, {}, {})", literal(prefix), literal(content));
     connection.query(&sql, PATIENCE).await.map(drop)
 }

@@ -27,7 +27,9 @@ pub(in super::super) enum Role {
 }
 
 /// What every session of ours is set to beside [`values::PINNED`]. The startup message overrules `ALTER ROLE … SET` and `ALTER DATABASE … SET`.
-const ALSO_PINNED: [(&str, &str); 5] = [
+const ALSO_PINNED: [(&str, &str); 6] = [
+    // What we commit are messages and the publication, which need no standby; a publisher must not hang where commits do.
+    ("synchronous_commit", "local"),
     ("xmloption", "content"),
     ("standard_conforming_strings", "on"),
     // A table whose rows a policy hides from us is an error, not a table with fewer rows.
