@@ -3,6 +3,8 @@
 #[path = "servers/commands.rs"]
 mod commands;
 mod music;
+#[path = "servers/postgres.rs"]
+mod postgres;
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -101,7 +101,7 @@ fn everything_can_be_said() {
     assert_eq!((config.pipeline.as_str(), config.partitions), ("shop-2", 16));
     assert_eq!((sqlite(&config).path.as_path(), sqlite(&config).capture), (Path::new("/var/lib/shop.db"), Capture::Hooks));
     assert!(matches!((&config.broker, &config.cache), (BrokerConfig::Memory, CacheConfig::Memory)));
-    let [users, orders] = &config.source.tables()[..] else { panic!("two tables") };
+    let [users, orders] = config.source.tables() else { panic!("two tables") };
     assert_eq!((users.key.as_deref(), users.shape), (Some("file:{id}"), Shape::Hash));
     assert_eq!(users.columns.as_deref(), Some(&["id".to_owned(), "name".to_owned()][..]));
     assert_eq!(users.filter.as_deref(), Some("active = 1"));

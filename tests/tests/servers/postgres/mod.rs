@@ -2,6 +2,7 @@
 //! them.
 
 mod chance;
+mod check;
 mod held;
 mod history;
 mod messages;
@@ -12,6 +13,7 @@ mod settings;
 mod shapes;
 mod slice;
 mod statements;
+mod stress;
 mod values;
 mod visibility;
 

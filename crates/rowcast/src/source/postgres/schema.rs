@@ -304,7 +304,9 @@ impl Table {
         let name = &self.name;
         let kind = match (self.kind, self.persistence) {
             ('r' | 'p', 'p') => None,
-            ('r' | 'p', 'u') => Some("is unlogged, so that nothing of it is in the log; run `ALTER TABLE … SET LOGGED`".to_owned()),
+            ('r' | 'p', 'u') => {
+                Some(format!("is unlogged, so that nothing of it is in the log; run `ALTER TABLE {} SET LOGGED`", self.sql_name()))
+            }
             ('r' | 'p', _) => Some("is temporary and belongs to one session; map an ordinary table".to_owned()),
             ('v', _) => Some("is a view; map the tables under it".to_owned()),
             ('m', _) => Some("is a materialized view, whose refreshes are not in the log; map the tables under it".to_owned()),
