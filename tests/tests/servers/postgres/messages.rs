@@ -85,7 +85,8 @@ fn every_kind_of_message_is_decoded() {
         "CREATE TYPE mood AS ENUM ('fine');
          CREATE TABLE usual(id int PRIMARY KEY, name varchar(9), mood mood, large text);
          ALTER TABLE usual ALTER large SET STORAGE EXTERNAL;
-         CREATE TABLE complete(a int, large text); ALTER TABLE complete REPLICA IDENTITY FULL; ALTER TABLE complete ALTER large SET STORAGE EXTERNAL;
+         CREATE TABLE complete(a int, large text); ALTER TABLE complete REPLICA IDENTITY FULL;
+         ALTER TABLE complete ALTER large SET STORAGE EXTERNAL;
          CREATE TABLE indexed(a int NOT NULL, b int NOT NULL, c int); CREATE UNIQUE INDEX i ON indexed(b);
          ALTER TABLE indexed REPLICA IDENTITY USING INDEX i;
          CREATE TABLE nothing(a int); ALTER TABLE nothing REPLICA IDENTITY NOTHING;

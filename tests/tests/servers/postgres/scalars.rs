@@ -51,6 +51,22 @@ fn time(chance: &mut Chance) -> String {
     format!("{:02}:{:02}:{:02}{fraction}", chance.count(0..=23), chance.count(0..=59), chance.count(0..=59))
 }
 
+fn timetz(chance: &mut Chance) -> String {
+    let zone = chance.of(&["+00", "-08", "+05:30", "+15:59:59", "-15:59"]);
+    format!("'{}{zone}'", time(chance))
+}
+
+fn path(chance: &mut Chance) -> String {
+    let points = points(chance);
+    quoted(&if chance.one_in(2) { format!("[{points}]") } else { format!("({points})") })
+}
+
+/// `json`, unlike `jsonb`, also takes what no text can hold.
+fn json(chance: &mut Chance) -> String {
+    let odd = chance.of(&[r#""\ud800""#, r#"{"\udc00":"\u0000"}"#]);
+    quoted(&if chance.one_in(8) { odd.to_owned() } else { chance.json(3) })
+}
+
 /// Every moment that there is, also in the years Before Christ.
 fn moment(chance: &mut Chance) -> String {
     match chance.count(0..=6) {
@@ -136,13 +152,13 @@ pub const SCALARS: &[Scalar] = scalars! {
     "date" ordered date;
     "time" ordered |chance| quoted(&time(chance));
     "time(2)" plain |chance| quoted(&time(chance));
-    "timetz" ordered |chance| { let zone = chance.of(&["+00", "-08", "+05:30", "+15:59:59", "-15:59"]); format!("'{}{zone}'", time(chance)) };
+    "timetz" ordered timetz;
     "timestamp" ordered moment;
     "timestamp(3)" plain |chance| format!("timestamp '2026-01-01' + interval '{} microseconds'", chance.integer(-(1 << 50)..=1 << 50));
     "timestamptz" ordered moment;
     "interval" ordered interval;
     "uuid" ordered |chance| quoted(&chance.hex(16));
-    "json" plain |chance| quoted(&chance.json(3));
+    "json" plain json;
     "jsonb" plain |chance| quoted(&chance.json(3).replace("1e400", "1e40"));
     "inet" ordered inet;
     "cidr" plain |chance| format!("network({})", inet(chance));
@@ -150,15 +166,15 @@ pub const SCALARS: &[Scalar] = scalars! {
     "macaddr8" ordered |chance| quoted(&chance.hex(8));
     "bit(7)" plain |chance| bits(chance, 7);
     "varbit" plain |chance| { let count = chance.count(0..=20); bits(chance, count) };
-    "money" ordered |chance| format!("'{}.{}'::numeric", chance.integer(-92_233_720_368_547_757..=92_233_720_368_547_757), chance.digits(2));
+    "money" ordered |chance| format!("'{}.{}'::numeric", chance.integer(-(i64::MAX / 101)..=i64::MAX / 101), chance.digits(2));
     "xml" plain |chance| format!("xmlelement(name a, xmlattributes({} AS b), {})", quoted(&chance.words()), quoted(&chance.words()));
     "tsvector" plain lexemes;
-    "tsquery" plain |chance| format!("to_tsquery('simple', {}) && plainto_tsquery('simple', {})", quoted("a & !b <-> 'it''s'"), quoted(&chance.words()));
+    "tsquery" plain |chance| format!("to_tsquery('simple', 'a & !b <-> c') && plainto_tsquery('simple', {})", quoted(&chance.words()));
     "point" plain point;
     "line" plain |chance| format!("'{{{},1,{}}}'", chance.float(), chance.float());
     "lseg" plain |chance| format!("lseg({},{})", point(chance), point(chance));
     "box" plain |chance| format!("box({},{})", point(chance), point(chance));
-    "path" plain |chance| { let open = chance.one_in(2); let points = points(chance); quoted(&if open { format!("[{points}]") } else { format!("({points})") }) };
+    "path" plain path;
     "polygon" plain |chance| quoted(&format!("({})", points(chance)));
     "circle" plain |chance| format!("circle({}, abs({}))", point(chance), float(chance));
     "int2vector" plain |chance| numbers(chance, 32_767);

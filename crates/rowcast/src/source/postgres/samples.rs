@@ -43,9 +43,20 @@ pub(super) const ODDITIES: &[(u32, &str, &str)] = &[
 
 /// The types of [`ODDITIES`].
 pub(super) fn catalogue() -> Catalogue {
-    let plain = [(23, "integer"), (1700, "numeric"), (701, "double precision"), (16, "boolean"), (25, "text")];
-    let times = [(1114, "timestamp without time zone"), (1184, "timestamp with time zone"), (114, "json"), (22, "int2vector")];
-    let mut types: Vec<String> = plain.iter().chain(&times).chain(&[(30, "oidvector")]).map(|(oid, name)| found(*oid, name, "")).collect();
+    let built_in = [
+        (16, "boolean"),
+        (22, "int2vector"),
+        (23, "integer"),
+        (25, "text"),
+        (30, "oidvector"),
+        (114, "json"),
+        (701, "double precision"),
+        (1114, "timestamp without time zone"),
+        (1184, "timestamp with time zone"),
+        (1700, "numeric"),
+        (2205, "regclass"),
+    ];
+    let mut types: Vec<String> = built_in.iter().map(|(oid, name)| found(*oid, name, "")).collect();
     types.extend([
         found(603, "box", r#""delimiter":";""#),
         found(1007, "integer[]", r#""element":23"#),

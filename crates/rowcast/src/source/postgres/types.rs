@@ -158,6 +158,9 @@ mod oid {
     pub(super) const TIMESTAMPTZ: u32 = 1184;
     pub(super) const NUMERIC: u32 = 1700;
     pub(super) const JSONB: u32 = 3802;
+    /// Names of things in the catalogue (`regclass` and its like, `aclitem`): two may print the same name, and a thing that is renamed
+    /// prints another.
+    pub(super) const NAMES: [u32; 12] = [24, 1033, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
 }
 
 /// Types within types. PostgreSQL forbids a type that holds itself, so that only a damaged catalogue has more.
@@ -282,6 +285,7 @@ fn key_type(base: u32, shape: &Shape) -> Option<ColumnType> {
     match (base, shape) {
         (oid::INT2 | oid::INT4 | oid::INT8, _) => Some(ColumnType::Integer),
         (_, Shape::Number) => Some(ColumnType::Numeric),
+        (_, Shape::Text) if oid::NAMES.contains(&base) => None,
         (_, Shape::Text | Shape::Bool | Shape::Timestamp | Shape::TimestampTz) => Some(ColumnType::Text),
         (_, Shape::Json | Shape::Hstore | Shape::Vector(_) | Shape::Array { .. } | Shape::Composite(_)) => None,
     }
