@@ -8,10 +8,10 @@ use rowcast::cache::{Cache, Link};
 use rowcast::change::Partition;
 use rowcast::config::{self, CacheConfig, Config};
 use rowcast::finding::{Finding, Grade};
-use rowcast::source::sqlite;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::source;
 
 /// How far the text of a finding is indented.
 const INDENT: &str = "          ";
@@ -65,14 +65,14 @@ pub fn failure(config: &Config, findings: &[&Finding]) -> Failure {
 }
 
 /// Finds out what would stop a publisher before it reaches for any server.
-pub fn require_source(config: &Config) -> Result<(), Failure> {
-    let found = sqlite::check(&config.source);
+pub async fn require_source(config: &Config) -> Result<(), Failure> {
+    let found = source::check(config).await;
     refuse(config, &found)
 }
 
 /// Finds out which settings do not fit the database, whatever is installed in it.
-pub fn require_fitting_tables(config: &Config) -> Result<(), Failure> {
-    let mut found = sqlite::check(&config.source);
+pub async fn require_fitting_tables(config: &Config) -> Result<(), Failure> {
+    let mut found = source::check(config).await;
     found.retain(|finding| finding.about.is_some());
     refuse(config, &found)
 }
@@ -81,13 +81,13 @@ pub fn require_fitting_tables(config: &Config) -> Result<(), Failure> {
 /// it cannot be told.
 pub async fn other_database(config: &Config) -> Option<Finding> {
     let CacheConfig::Redis(settings) = &config.cache else { return None };
-    let own = sqlite::inspect(&config.source.path).ok()?.changelog?.lineage;
+    let own = source::waiting(config).await.ok()??.lineage().to_owned();
     let mut link = RedisCache::new((**settings).clone()).connect().await.ok()?;
     let of = link.layout().await.ok()??;
     for partition in Partition::all(of) {
         let Some(stored) = link.load(partition).await.ok()? else { continue };
         let followed = &stored.checkpoint.lineage.0;
-        if sqlite::database_of(followed) != sqlite::database_of(&own) {
+        if source::database_of(followed) != source::database_of(&own) {
             let message = format!(
                 "the cache follows another database under the name {} ({followed}; this one is {own}): two databases under one name overwrite \
                  each other's keys, and only one publisher is let in",

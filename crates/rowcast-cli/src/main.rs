@@ -13,6 +13,7 @@ mod output;
 mod pipeline;
 mod screen;
 mod signals;
+mod source;
 mod status_line;
 mod tables;
 

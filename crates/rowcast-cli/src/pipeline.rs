@@ -12,7 +12,7 @@ use rowcast::config::{BrokerConfig, CacheConfig, Config};
 use rowcast::consumer::{self, Consumer};
 use rowcast::meter::Meter;
 use rowcast::publisher::{self, Publisher};
-use rowcast::source::sqlite::SqliteSource;
+use rowcast::source::AnySource;
 
 use crate::failure::Failure;
 use crate::half::Half;
@@ -99,7 +99,7 @@ pub fn require_servers(config: &Config, path: &Path, command: &str) -> Result<()
 
 /// Starts the left half.
 pub fn start_publisher(config: &Config, broker: &AnyBroker, meter: &Arc<Meter>) -> anyhow::Result<Half> {
-    let source = SqliteSource::new(config.source.clone()).context("cannot start the thread that reads SQLite")?;
+    let source = AnySource::new(config.source.clone()).context("cannot start the thread that reads SQLite")?;
     let settings = publisher::Settings::new(&config.pipeline, config.partitions);
     let meter = meter.clone();
     with_broker!(broker.clone(), broker => Half::start("publisher", move |stop| async move {

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 
 /// The table's place among the configured ones.
 pub fn place(config: &Config, name: &str) -> Result<usize, Failure> {
-    let tables = &config.source.tables;
+    let tables = config.source.tables();
     if let Some(place) = tables.iter().position(|table| table.name == name) {
         return Ok(place);
     }
@@ -22,7 +22,7 @@ pub fn place(config: &Config, name: &str) -> Result<usize, Failure> {
 /// The named tables, or all of them where none is named.
 pub fn named(config: &Config, names: &[String]) -> Result<Vec<String>, Failure> {
     if names.is_empty() {
-        return Ok(config.source.tables.iter().map(|table| table.name.clone()).collect());
+        return Ok(config.source.tables().iter().map(|table| table.name.clone()).collect());
     }
     let mut found: Vec<String> = Vec::new();
     for name in names {

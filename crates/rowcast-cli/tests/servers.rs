@@ -5,6 +5,8 @@ mod commands;
 #[path = "servers/messages.rs"]
 mod messages;
 mod music;
+#[path = "servers/postgres.rs"]
+mod postgres;
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -4,6 +4,7 @@
 
 pub mod certificates;
 pub mod folder;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod rabbitmq;

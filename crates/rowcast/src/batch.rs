@@ -273,14 +273,21 @@ impl Draft {
 /// Appends `value` as a JSON string.
 pub(crate) fn push_json_text(text: &mut String, value: &str) {
     text.push('"');
-    let mut plain = 0;
-    for (index, byte) in value.bytes().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        text.push_str(&value[plain..index]);
-        plain = index + 1;
-        match byte {
+    push_json_escaped(text, value);
+    text.push('"');
+}
+
+/// Appends what stands between the quotes of a JSON string. Only quotes, backslashes and characters below the space are escaped.
+pub(crate) fn push_json_escaped(text: &mut String, value: &str) {
+    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    let mut rest = value;
+    loop {
+        // Whole blocks first: without a way out in the middle of a block the compiler looks at many bytes at once.
+        let (blocks, _) = rest.as_bytes().as_chunks::<16>();
+        let plain = 16 * blocks.iter().take_while(|block| !block.iter().fold(false, |found, byte| found | special(byte))).count();
+        let Some(length) = rest.as_bytes()[plain..].iter().position(special).map(|more| plain + more) else { break };
+        text.push_str(&rest[..length]);
+        match rest.as_bytes()[length] {
             b'"' => text.push_str("\\\""),
             b'\\' => text.push_str("\\\\"),
             b'\n' => text.push_str("\\n"),
@@ -288,11 +295,11 @@ pub(crate) fn push_json_text(text: &mut String, value: &str) {
             b'\t' => text.push_str("\\t"),
             0x08 => text.push_str("\\b"),
             0x0c => text.push_str("\\f"),
-            _ => write!(text, "\\u{byte:04x}").expect("a String takes every write"),
+            byte => write!(text, "\\u{byte:04x}").expect("a String takes every write"),
         }
+        rest = &rest[length + 1..];
     }
-    text.push_str(&value[plain..]);
-    text.push('"');
+    text.push_str(rest);
 }
 
 impl Serialize for Bound {

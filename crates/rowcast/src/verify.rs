@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::value::RawValue;
 
 use crate::cache::{self, Cached, Link, Put};
-use crate::change::{Image, KeyHash};
+use crate::change::{Bound, Image, KeyHash};
 use crate::mapping::{Descriptor, Mapped, MappedTable, OnChange, Shape};
-use crate::source::{self, ChunkLimits, Source};
+use crate::source::{self, Chunk, ChunkLimits, Portion, Read, Source};
 
 /// How many differences are kept as examples.
 const EXAMPLES_MAX: usize = 20;
@@ -116,7 +116,7 @@ async fn compare_rows<S: Source, L: Link>(
     let mut with_row = HashSet::new();
     let mut after = None;
     loop {
-        let chunk = source.chunk(index, after.as_ref(), CHUNK).await?.expect("a bound of this very reading is a key of the table");
+        let chunk = read(source, index, after.as_ref()).await?;
         let mut expected: Vec<(String, Put)> = Vec::with_capacity(chunk.rows.len());
         // A row that the filter leaves out has no key.
         for row in chunk.rows.iter().filter(|row| !matches!(row.image, Image::Absent { .. })) {
@@ -145,6 +145,20 @@ async fn compare_rows<S: Source, L: Link>(
         }
         assert_ne!(chunk.upto, after, "a chunk that is not the last one moves on");
         after = chunk.upto;
+    }
+}
+
+/// The rows after a bound. Where they come in the stream, what else comes there is passed over.
+async fn read<S: Source>(source: &mut S, table: usize, after: Option<&Bound>) -> Result<Chunk, source::Error> {
+    match source.chunk(table, after, CHUNK).await? {
+        Read::Now(chunk) => return Ok(chunk),
+        Read::NoKey => return Err(source::Error::Changed("the table was given another primary key while it was read".to_owned())),
+        Read::Later => {}
+    }
+    loop {
+        if let Portion::Rows { chunk, asked: true, .. } = source.next().await? {
+            return Ok(chunk);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, Queue};
 use rowcast::config::Config;
-use rowcast::source::sqlite;
+use rowcast::source::{SourceSettings, sqlite};
 use rowcast_testkit::process::Process;
 use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::redis::RedisServer;
@@ -106,7 +106,8 @@ impl Guide {
         let text = std::fs::read_to_string(file).unwrap();
         let config = Config::parse(&text, &self.path("rowcast.toml"), &|name| std::env::var(name)).unwrap();
         assert_eq!((config.pipeline.as_str(), config.partitions), (users::PIPELINE, users::PARTITIONS));
-        sqlite::install(&config.source).unwrap();
+        let SourceSettings::Sqlite(source) = &config.source else { panic!("the guide follows SQLite") };
+        sqlite::install(source).unwrap();
     }
 }
 

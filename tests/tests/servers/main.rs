@@ -3,6 +3,7 @@
 mod broker;
 mod cache;
 mod faults;
+mod postgres;
 mod rabbitmq;
 mod redis;
 mod sqlite;

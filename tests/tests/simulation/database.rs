@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rowcast::cache::Cached;
 use rowcast::change::{Bound, Change, Image, KeyValue, Lineage, Op, Position, Table};
 use rowcast::mapping::{ColumnType, Descriptor, Keys, MappedTable, OnChange, Proof, Shape, Template, Ttl};
-use rowcast::source::{Chunk, ChunkLimits, Error, Portion, PositionRecord, ReadRow, Source, Start};
+use rowcast::source::{Chunk, ChunkLimits, Error, Portion, PositionRecord, Read, ReadRow, ReadRows, Source, Start};
 use tokio::sync::Notify;
 
 use crate::chance::Chance;
@@ -210,6 +210,14 @@ pub struct Reader {
     queued: VecDeque<Portion>,
     /// The mappings with which it began.
     mappings: [u32; 2],
+    /// A reading that was put off.
+    later: Option<Later>,
+}
+
+/// A reading whose rows come in the stream, as a log's source reads them.
+enum Later {
+    After(usize, Option<Bound>),
+    Rows(usize, Vec<String>),
 }
 
 fn mark(contents: &Contents, at: usize) -> Option<String> {
@@ -232,7 +240,8 @@ impl Reader {
     pub fn new(database: &Database) -> Reader {
         let lineage = Lineage("none".into());
         let record = PositionRecord { lineage: lineage.clone(), position: Position::START, mark: String::new() };
-        Reader { database: database.clone(), lineage, read_to: 0, read_from: 0, record, queued: VecDeque::new(), mappings: [0, 0] }
+        let (queued, later) = (VecDeque::new(), None);
+        Reader { database: database.clone(), lineage, read_to: 0, read_from: 0, record, queued, mappings: [0, 0], later }
     }
 
     /// What a row of this version is to the cache.
@@ -329,6 +338,62 @@ impl Reader {
         self.read_to = length;
     }
 
+    /// A log's source cannot read rows at once, where the stream may be behind.
+    fn puts_off(&self) -> bool {
+        !self.database.names && self.database.chance.fault(0.5)
+    }
+
+    fn read_later(&mut self, later: &Later) -> Result<Portion, Error> {
+        let (table, chunk, answered) = match later {
+            Later::After(table, after) => match self.read_after(*table, after.as_ref())? {
+                Read::Now(chunk) => (*table, chunk, 0),
+                // What a bound is worth was found out when it was asked for.
+                _ => return Err(Error::Changed("the table has another key".to_owned())),
+            },
+            Later::Rows(table, pks) => {
+                let (chunk, read) = self.read_rows(pks)?;
+                (*table, chunk, read)
+            }
+        };
+        Ok(Portion::Rows { table, chunk, answered, asked: true })
+    }
+
+    fn read_after(&mut self, table: usize, after: Option<&Bound>) -> Result<Read, Error> {
+        let step = 1 + self.database.chance.below(3);
+        let state = self.database.state();
+        self.compare(&state)?;
+        if after.is_some() && self.database.chance.fault(0.02) {
+            // A migration gave the table another primary key.
+            return Ok(Read::NoKey);
+        }
+        let start = after.map(|bound| serde_json::from_str::<[char; 1]>(&bound.0).unwrap()[0]);
+        let following: Vec<char> = keys(table).filter(|key| start.is_none_or(|start| *key > start)).collect();
+        let span = &following[..step.min(following.len())];
+        let upto = span.last().map(|key| Bound(format!("[\"{key}\"]").into())).or(after.cloned());
+        let rows = span.iter().filter_map(|key| Some(ReadRow { pk: pk(*key), image: self.image(*key, *state.now.rows.get(key)?) }));
+        // Rows that do not match are left out.
+        let rows = rows.filter(|row| matches!(row.image, Image::Present { .. }));
+        let chunk = self.chunk_of(&state, rows.collect(), upto, span.len() == following.len());
+        drop(state);
+        self.database.write_meanwhile();
+        Ok(Read::Now(chunk))
+    }
+
+    fn read_rows(&mut self, pks: &[String]) -> Result<(Chunk, usize), Error> {
+        let state = self.database.state();
+        self.compare(&state)?;
+        let rows = pks.iter().map(|text| {
+            let key = keys(0).chain(keys(1)).find(|key| pk(*key) == *text).unwrap();
+            let image = state.now.rows.get(&key).map_or_else(|| absent(key), |version| self.image(key, *version));
+            ReadRow { pk: text.clone(), image }
+        });
+        let read = 1 + self.database.chance.below(pks.len());
+        let chunk = self.chunk_of(&state, rows.take(read).collect(), None, true);
+        drop(state);
+        self.database.write_meanwhile();
+        Ok((chunk, read))
+    }
+
     fn chunk_of(&self, state: &State, rows: Vec<ReadRow>, upto: Option<Bound>, last: bool) -> Chunk {
         Chunk { rows, upto, last, as_of: self.end(state.now.log.len()), read_us: state.version }
     }
@@ -368,6 +433,7 @@ impl Source for Reader {
         self.lineage = name(state.lineage);
         self.read_to = state.now.forgotten;
         self.queued.clear();
+        self.later = None;
         let at = record.filter(|_| same).map_or(state.now.log.len(), |record| usize::try_from(record.position.0).unwrap());
         self.record = self.record_at(&state.now, at);
         self.mappings = state.mappings;
@@ -392,56 +458,52 @@ impl Source for Reader {
                 self.queued.pop_front();
                 return Ok(portion);
             }
-            if !self.read()? {
-                committed.await;
+            if self.read()? {
+                continue;
+            }
+            // The stream has told everything, so rows that are read now are less nothing.
+            match self.later.take() {
+                Some(later) => {
+                    let portion = self.read_later(&later)?;
+                    self.queued.push_back(portion);
+                }
+                None => committed.await,
             }
         }
     }
 
-    async fn abandon(&mut self) -> Result<(), Error> {
-        if !self.queued.is_empty() {
+    async fn abandon(&mut self) -> Result<bool, Error> {
+        // Rows that were asked for stand between two reads.
+        if self.queued.iter().any(|portion| !matches!(portion, Portion::Rows { .. })) {
             self.queued.clear();
             self.read_to = self.read_from;
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn chunk(&mut self, table: usize, after: Option<&Bound>, _: ChunkLimits) -> Result<Option<Chunk>, Error> {
+    async fn release(&mut self) -> Result<(), Error> {
+        self.abandon().await.map(drop)
+    }
+
+    async fn chunk(&mut self, table: usize, after: Option<&Bound>, _: ChunkLimits) -> Result<Read, Error> {
         self.database.chance.latency().await;
-        let step = 1 + self.database.chance.below(3);
-        let state = self.database.state();
-        self.compare(&state)?;
-        if after.is_some() && self.database.chance.fault(0.02) {
-            // A migration gave the table another primary key.
-            return Ok(None);
+        if self.puts_off() {
+            self.compare(&self.database.clone().state())?;
+            self.later = Some(Later::After(table, after.cloned()));
+            return Ok(Read::Later);
         }
-        let start = after.map(|bound| serde_json::from_str::<[char; 1]>(&bound.0).unwrap()[0]);
-        let following: Vec<char> = keys(table).filter(|key| start.is_none_or(|start| *key > start)).collect();
-        let span = &following[..step.min(following.len())];
-        let upto = span.last().map(|key| Bound(format!("[\"{key}\"]").into())).or(after.cloned());
-        let rows = span.iter().filter_map(|key| Some(ReadRow { pk: pk(*key), image: self.image(*key, *state.now.rows.get(key)?) }));
-        // Rows that do not match are left out.
-        let rows = rows.filter(|row| matches!(row.image, Image::Present { .. }));
-        let chunk = self.chunk_of(&state, rows.collect(), upto, span.len() == following.len());
-        drop(state);
-        self.database.write_meanwhile();
-        Ok(Some(chunk))
+        self.read_after(table, after)
     }
 
-    async fn rows(&mut self, _: usize, pks: &[String], _: ChunkLimits) -> Result<(Chunk, usize), Error> {
+    async fn rows(&mut self, table: usize, pks: &[String], _: ChunkLimits) -> Result<ReadRows, Error> {
         self.database.chance.latency().await;
-        let state = self.database.state();
-        self.compare(&state)?;
-        let rows = pks.iter().map(|text| {
-            let key = keys(0).chain(keys(1)).find(|key| pk(*key) == *text).unwrap();
-            let image = state.now.rows.get(&key).map_or_else(|| absent(key), |version| self.image(key, *version));
-            ReadRow { pk: text.clone(), image }
-        });
-        let read = 1 + self.database.chance.below(pks.len());
-        let chunk = self.chunk_of(&state, rows.take(read).collect(), None, true);
-        drop(state);
-        self.database.write_meanwhile();
-        Ok((chunk, read))
+        if self.puts_off() {
+            self.compare(&self.database.clone().state())?;
+            self.later = Some(Later::Rows(table, pks.to_vec()));
+            return Ok(ReadRows::Later);
+        }
+        let (chunk, read) = self.read_rows(pks)?;
+        Ok(ReadRows::Now(chunk, read))
     }
 
     async fn forget(&mut self, upto: Position) -> Result<(), Error> {

@@ -9,12 +9,12 @@ use rowcast::broker::rabbitmq::RabbitBroker;
 use rowcast::cache::redis::RedisCache;
 use rowcast::config::{self, BrokerConfig, CacheConfig, Config};
 use rowcast::finding::{Finding, Grade};
-use rowcast::source::sqlite;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::findings;
 use crate::output::print;
+use crate::source;
 
 /// How to look, and how to tell.
 #[derive(Debug, Args)]
@@ -60,7 +60,7 @@ pub async fn run(args: &CheckArgs, path: &Path) -> Result<(), Failure> {
 }
 
 async fn look(args: &CheckArgs, config: &Config) -> [Part; 3] {
-    let source = sqlite::check(&config.source);
+    let found_in_source = source::check(config).await;
     let broker = async {
         match &config.broker {
             BrokerConfig::Memory => Vec::new(),
@@ -84,7 +84,7 @@ async fn look(args: &CheckArgs, config: &Config) -> [Part; 3] {
     };
     let (broker, cache) = tokio::join!(broker, cache);
     [
-        Part { name: "source", place: format!("sqlite:{}", config.source.path.display()), found: source },
+        Part { name: "source", place: source::url(config), found: found_in_source },
         Part { name: "broker", place: broker_place(config), found: broker },
         Part { name: "cache", place: cache_place(config), found: cache },
     ]
@@ -107,7 +107,7 @@ fn cache_place(config: &Config) -> String {
 /// What the keys of the tables begin with, as far as it can be told.
 fn prefixes(config: &Config) -> BTreeSet<String> {
     let prefix = |key: &str| key.split('{').next().unwrap_or_default().to_owned();
-    config.source.tables.iter().map(|table| table.key.as_deref().map_or_else(|| format!("{}:", table.name), prefix)).collect()
+    config.source.tables().iter().map(|table| table.key.as_deref().map_or_else(|| format!("{}:", table.name), prefix)).collect()
 }
 
 fn as_text(config: &Config, path: &Path, parts: &[Part]) -> String {

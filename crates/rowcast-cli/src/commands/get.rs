@@ -11,7 +11,7 @@ use rowcast::change::{Image, KeyHash, Partition};
 use rowcast::checkpoint::Checkpoint;
 use rowcast::config::Config;
 use rowcast::mapping::{Mapped, OnChange};
-use rowcast::source::sqlite::{self, SingleRow, SingleRowError};
+use rowcast::source::{SingleRow, SingleRowError};
 use rowcast::verify::{self, Class};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::numbers::count;
 use crate::output::print;
 use crate::pipeline::{AnyBroker, AnyCache, require_servers};
-use crate::{tables, with_broker, with_cache};
+use crate::{source, tables, with_broker, with_cache};
 
 /// Which row, and how to show it.
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ struct Standing {
     partition: Partition,
     cached: Option<Cached>,
     checkpoint: Option<Checkpoint>,
-    /// How many changelog rows the partition is behind; `None` where it follows another history or nothing is known.
+    /// How many changelog rows, or bytes of the log, the partition is behind; `None` where it follows another history or nothing is known.
     behind: Option<u64>,
     difference: Option<Class>,
     /// Whether what stands there is nobody's row, so that no resync touches it.
@@ -98,7 +98,7 @@ pub async fn run(args: &GetArgs, config: &Config, path: &Path) -> Result<(), Fai
     if args.json {
         print(&format!("{}\n", pair.json(&args.table, queue, verdict)))?;
     } else {
-        print(&pair.text(&args.table, queue, verdict))?;
+        print(&pair.text(&args.table, source::units(config), queue, verdict))?;
         if let Err(error) = &queues {
             eprintln!("the queue could not be looked at: {error}");
         }
@@ -116,7 +116,7 @@ async fn settled<C: Cache>(args: &GetArgs, config: &Config, table: usize, cache:
     let begun = Instant::now();
     let mut seen_before = None;
     loop {
-        let row = sqlite::single_row(&config.source, table, &args.key).map_err(|error| match error {
+        let row = source::single_row(config, table, &args.key).await.map_err(|error| match error {
             SingleRowError::Key(text) => Failure::Wrong(text),
             SingleRowError::Source(error) => Failure::Failed(error.into()),
         })?;
@@ -147,7 +147,7 @@ async fn read<L: Link>(config: &Config, row: SingleRow, link: &mut L) -> Result<
     let checkpoint = link.load(partition).await?.map(|stored| stored.checkpoint);
     let cached = link.values(std::slice::from_ref(&key)).await?.pop().flatten();
     let behind = match (&row.as_of, &checkpoint) {
-        (Some((lineage, newest)), Some(checkpoint)) if *checkpoint.lineage.0 == **lineage => {
+        (Some((lineage, newest)), Some(checkpoint)) if source::is_of(&checkpoint.lineage.0, lineage) => {
             Some(newest.saturating_sub(checkpoint.position.0))
         }
         _ => None,
@@ -187,7 +187,7 @@ impl Pair {
         self.row.exists && matches!(self.row.image, Image::Absent { .. })
     }
 
-    fn text(&self, table: &str, queue: Option<&QueueState>, verdict: Verdict) -> String {
+    fn text(&self, table: &str, units: (&str, &str), queue: Option<&QueueState>, verdict: Verdict) -> String {
         let row = match &self.row.image {
             Image::Present { json, .. } => json,
             Image::Absent { .. } if self.is_left_out() => "(a row that `where` leaves out)",
@@ -214,7 +214,7 @@ impl Pair {
             "lag",
             match (value.behind, &self.row.as_of) {
                 (Some(0), _) => "none".to_owned(),
-                (Some(rows), _) => format!("{} behind the database", count(rows, "changelog row", "changelog rows")),
+                (Some(rows), _) => format!("{} behind the database", count(rows, units.0, units.1)),
                 (None, None) => "unknown: nothing is installed in the database".to_owned(),
                 (None, Some(_)) => "unknown: the cache does not follow this history of the database yet".to_owned(),
             },

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use rowcast::config::sqlite_path;
-use rowcast::source::sqlite::{self, Inspection, Table};
+use rowcast::config::Database;
+use rowcast::source::postgres::{self, Server};
+use rowcast::source::sqlite::{self, Table};
 
-use self::keys::{Key, plain};
+use self::keys::{Candidate, Key, plain};
 use crate::failure::Failure;
 use crate::numbers::count;
 
@@ -27,41 +28,121 @@ pub struct InitArgs {
     force: bool,
 }
 
+/// What there is to be written.
+struct Found {
+    /// The pipeline's name.
+    name: String,
+    /// The database, for people.
+    place: String,
+    /// The lines of `[source]`.
+    source: String,
+    /// What can be cached, and what cannot and why.
+    usable: Vec<Candidate>,
+    left_out: Vec<(String, String)>,
+    /// Whether `where` may be set.
+    filters: bool,
+    advice: Option<String>,
+}
+
 /// Writes the configuration.
-pub fn run(args: &InitArgs, config: &Path) -> Result<(), Failure> {
-    let database = Path::new(sqlite_path(&args.url).map_err(Failure::Wrong)?);
-    let inspection = sqlite::inspect(database).map_err(anyhow::Error::from)?;
-    let (usable, unusable): (Vec<&Table>, Vec<&Table>) =
-        inspection.tables.iter().map(|table| &table.table).partition(|table| table.trouble.is_none());
-    if usable.is_empty() {
-        return Err(Failure::Failed(nothing_usable(database, &unusable)));
+pub async fn run(args: &InitArgs, config: &Path) -> Result<(), Failure> {
+    let found = match Database::of(&args.url).map_err(Failure::Wrong)? {
+        Database::Sqlite(database) => in_file(&database, config)?,
+        Database::Postgres(server) => on_server(&args.url, &server).await?,
+    };
+    if found.usable.is_empty() {
+        return Err(Failure::Failed(nothing_usable(&found)));
     }
-    let text = configuration(&located(database, config)?, database, &inspection, &usable, &unusable);
-    write(config, &text, args.force)?;
-    eprintln!("wrote {} with {} of {}", config.display(), count(usable.len() as u64, "table", "tables"), database.display());
-    for (name, trouble) in left_out(&inspection, &unusable) {
+    write(config, &configuration(&found), args.force)?;
+    eprintln!("wrote {} with {} of {}", config.display(), count(found.usable.len() as u64, "table", "tables"), found.place);
+    for (name, trouble) in &found.left_out {
         eprintln!("left out {name}: {trouble}");
     }
-    if inspection.journal_mode != "wal" {
-        eprintln!(
-            "advice: {} is in journal mode {}, in which readers and writers wait for each other; sqlite3 {} \"PRAGMA journal_mode = wal\" \
-             changes that for good",
-            database.display(),
-            inspection.journal_mode,
-            database.display()
-        );
+    if let Some(advice) = &found.advice {
+        eprintln!("advice: {advice}");
     }
     eprintln!("next: look through {}, then `rowcast install`, `rowcast check` and `rowcast run`", config.display());
     Ok(())
 }
 
-fn nothing_usable(database: &Path, unusable: &[&Table]) -> anyhow::Error {
-    if unusable.is_empty() {
-        return anyhow!("{} has no tables; create them first, then run `rowcast init` again", database.display());
+fn in_file(database: &Path, config: &Path) -> Result<Found, Failure> {
+    let inspection = sqlite::inspect(database).map_err(anyhow::Error::from)?;
+    let (usable, unusable): (Vec<&Table>, Vec<&Table>) =
+        inspection.tables.iter().map(|table| &table.table).partition(|table| table.trouble.is_none());
+    const VIEW: &str = "it is a view, which has no rows of its own; map the tables that it reads";
+    let tables = unusable.iter().map(|table| (on_one_line(&table.name), table.trouble.clone().unwrap_or_default()));
+    let left_out = tables.chain(inspection.views.iter().map(|view| (on_one_line(view), VIEW.to_owned()))).collect();
+    let advice = (inspection.journal_mode != "wal").then(|| {
+        format!(
+            "{} is in journal mode {}, in which readers and writers wait for each other; sqlite3 {} \"PRAGMA journal_mode = wal\" \
+             changes that for good",
+            database.display(),
+            inspection.journal_mode,
+            database.display()
+        )
+    });
+    let url = quoted(&format!("sqlite:{}", located(database, config)?.display()));
+    let source = [
+        line(&format!("url = {url}"), "a relative path counts from the folder of this file"),
+        line("# capture = \"hooks\"", "where the application records its changes through rowcast-sea-orm; else by triggers"),
+    ];
+    Ok(Found {
+        name: inspection.changelog.as_ref().and_then(|changelog| changelog.pipeline.clone()).unwrap_or_else(|| pipeline_name(database)),
+        place: database.display().to_string(),
+        source: source.concat(),
+        usable: usable.iter().map(|table| Candidate { name: table.name.clone(), schema: table.mapped() }).collect(),
+        left_out,
+        filters: true,
+        advice,
+    })
+}
+
+async fn on_server(url: &str, server: &Server) -> Result<Found, Failure> {
+    let inspection = postgres::inspect(server).await.map_err(anyhow::Error::from)?;
+    let (usable, unusable): (Vec<_>, Vec<_>) = inspection.tables.into_iter().partition(|table| table.trouble.is_none());
+    // A password that was typed does not go into a file.
+    let (url, comment) = match &server.password {
+        Some(_) => (without_password(url), "the password is to be in the environment variable PGPASSWORD"),
+        None => (url.to_owned(), "add ?sslmode=verify-full for TLS with a verified certificate"),
+    };
+    let name = Some(plain(&server.database)).filter(|name| !name.is_empty()).unwrap_or_else(|| "pipeline".to_owned());
+    Ok(Found {
+        name,
+        place: server.place(),
+        source: line(&format!("url = {}", quoted(&url)), comment),
+        usable: usable.into_iter().map(|found| Candidate { name: found.table.name.clone(), schema: found.table.mapped() }).collect(),
+        left_out: unusable.into_iter().map(|found| (on_one_line(&found.table.name), found.trouble.unwrap_or_default())).collect(),
+        filters: false,
+        advice: None,
+    })
+}
+
+/// The URL with a variable in the place of the password.
+fn without_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("postgres", url));
+    let authority = rest.find(['/', '?']).unwrap_or(rest.len());
+    match rest[..authority].rfind('@').map(|at| (&rest[..at], &rest[at..])) {
+        Some((login, host)) if login.contains(':') => {
+            let user = login.split_once(':').map_or(login, |(user, _)| user);
+            format!("{scheme}://{user}:${{PGPASSWORD}}{host}")
+        }
+        // It stands behind the question mark.
+        _ => {
+            let (before, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+            let parameter = |parameter: &str| {
+                if parameter.starts_with("password=") { "password=${PGPASSWORD}".to_owned() } else { parameter.to_owned() }
+            };
+            format!("{scheme}://{before}?{}", parameters.split('&').map(parameter).collect::<Vec<_>>().join("&"))
+        }
     }
-    let reasons: Vec<String> =
-        unusable.iter().map(|table| format!("\n  {}: {}", table.name, table.trouble.as_deref().unwrap_or_default())).collect();
-    anyhow!("no table of {} can be cached:{}", database.display(), reasons.concat())
+}
+
+fn nothing_usable(found: &Found) -> anyhow::Error {
+    if found.left_out.is_empty() {
+        return anyhow!("{} has no tables; create them first, then run `rowcast init` again", found.place);
+    }
+    let reasons: Vec<String> = found.left_out.iter().map(|(name, trouble)| format!("\n  {name}: {trouble}")).collect();
+    anyhow!("no table of {} can be cached:{}", found.place, reasons.concat())
 }
 
 /// The database's path as the configuration has to write it, which counts from its own folder.
@@ -95,18 +176,16 @@ fn write(config: &Path, text: &str, force: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn configuration(url: &Path, database: &Path, inspection: &Inspection, usable: &[&Table], unusable: &[&Table]) -> String {
-    let name = inspection.changelog.as_ref().and_then(|changelog| changelog.pipeline.clone()).unwrap_or_else(|| pipeline_name(database));
+fn configuration(found: &Found) -> String {
     let mut text = [
         "# rowcast keeps a Redis cache in step with this database through RabbitMQ.\n",
         "#\n",
         "# In every text ${NAME} stands for an environment variable, and \"file:/run/secrets/x\" for what is in that file.\n",
         "# A line that begins with # shows a setting that could be made. `rowcast check` looks through all of it.\n",
         "\n[pipeline]\n",
-        &line(&format!("name = {}", quoted(&name)), "becomes part of the names of queues and of rowcast's own keys"),
+        &line(&format!("name = {}", quoted(&found.name)), "becomes part of the names of queues and of rowcast's own keys"),
         "\n[source]\n",
-        &line(&format!("url = {}", quoted(&format!("sqlite:{}", url.display()))), "a relative path counts from the folder of this file"),
-        &line("# capture = \"hooks\"", "where the application records its changes through rowcast-sea-orm; else by triggers"),
+        &found.source,
         "\n[broker]\n",
         &line("url = \"amqp://localhost\"", "amqp://user:password@host:5672/vhost, amqps:// for TLS; \"memory:\" for a first try"),
         &line("# partitions = 4", "so many consumers can share the work"),
@@ -115,24 +194,17 @@ fn configuration(url: &Path, database: &Path, inspection: &Inspection, usable: &
         &line("url = \"redis://localhost\"", "redis://user:password@host:6379/0, rediss:// for TLS; \"memory:\" for a first try"),
     ]
     .concat();
-    for (table, key) in usable.iter().zip(keys::choose(usable)) {
-        text.push_str(&table_text(table, &key));
+    for (table, key) in found.usable.iter().zip(keys::choose(&found.usable)) {
+        text.push_str(&table_text(table, &key, found.filters));
     }
-    for (name, trouble) in left_out(inspection, unusable) {
+    for (name, trouble) in &found.left_out {
         text.push_str(&format!("\n# {name} cannot be cached: {trouble}\n"));
     }
     text
 }
 
-/// What is not in the configuration, and why.
-fn left_out<'i>(inspection: &'i Inspection, unusable: &[&'i Table]) -> Vec<(String, &'i str)> {
-    const VIEW: &str = "it is a view, which has no rows of its own; map the tables that it reads";
-    let tables = unusable.iter().map(|table| (on_one_line(&table.name), table.trouble.as_deref().unwrap_or_default()));
-    tables.chain(inspection.views.iter().map(|view| (on_one_line(view), VIEW))).collect()
-}
-
-fn table_text(table: &Table, key: &Key) -> String {
-    let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
+fn table_text(table: &Candidate, key: &Key, filters: bool) -> String {
+    let columns: Vec<String> = table.schema.columns.iter().map(|column| quoted(&column.name)).collect();
     let mut text = format!("\n[[table]]\nname = {}\n", quoted(&table.name));
     for reason in &key.reasons {
         text.push_str(&format!("# {}\n", on_one_line(reason)));
@@ -140,7 +212,9 @@ fn table_text(table: &Table, key: &Key) -> String {
     text.push_str(&line(&format!("{}key = {}", if key.default { "# " } else { "" }, quoted(&key.text)), "the Redis key of a row"));
     text.push_str(&line("# value = \"hash\"", "a hash with a field a column; else \"json\", one object in a string"));
     text.push_str(&line(&format!("# columns = [{}]", columns.join(", ")), "what is cached, in this order; else all"));
-    text.push_str(&line("# where = \"deleted_at IS NULL\"", "an SQL expression; rows that do not match are absent from the cache"));
+    if filters {
+        text.push_str(&line("# where = \"deleted_at IS NULL\"", "an SQL expression; rows that do not match are absent from the cache"));
+    }
     text.push_str(&line("# ttl = \"1h\"", "how long a row stands after it was written last; else for good"));
     text.push_str(&line("# on_change = \"evict\"", "or \"refresh\", where the application fills keys itself; else \"write\""));
     text

@@ -1,12 +1,12 @@
-//! `rowcast install`: changelog and triggers.
+//! `rowcast install`: changelog and triggers, or publication and slot.
 
 use clap::Args;
 use rowcast::config::Config;
-use rowcast::source::sqlite;
 
 use crate::failure::Failure;
 use crate::findings::require_fitting_tables;
 use crate::output::print;
+use crate::source;
 
 /// How to install.
 #[derive(Debug, Args)]
@@ -17,23 +17,23 @@ pub struct InstallArgs {
 }
 
 /// Installs, or says how.
-pub fn run(args: &InstallArgs, config: &Config) -> Result<(), Failure> {
-    require_fitting_tables(config)?;
+pub async fn run(args: &InstallArgs, config: &Config) -> Result<(), Failure> {
+    require_fitting_tables(config).await?;
     if args.dry_run {
-        let statements = sqlite::plan(&config.source).map_err(anyhow::Error::from)?;
+        let statements = source::plan(config).await.map_err(anyhow::Error::from)?;
         let script: String = statements.iter().map(|statement| format!("{};\n", statement.trim_end_matches(';'))).collect();
         print(&script)?;
         if statements.is_empty() {
-            eprintln!("nothing to do: {} has everything already", config.source.path.display());
+            eprintln!("nothing to do: {} has everything already", source::place(config));
         }
         return Ok(());
     }
-    let report = sqlite::install(&config.source).map_err(anyhow::Error::from)?;
-    for note in &report.notes {
+    let notes = source::install(config).await.map_err(anyhow::Error::from)?;
+    for note in &notes {
         eprintln!("{note}");
     }
-    if report.notes.is_empty() {
-        eprintln!("nothing to do: {} has everything already", config.source.path.display());
+    if notes.is_empty() {
+        eprintln!("nothing to do: {} has everything already", source::place(config));
     } else {
         eprintln!("next: rowcast run");
     }

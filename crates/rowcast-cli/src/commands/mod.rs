@@ -25,10 +25,10 @@ pub async fn run(args: LowArgs, screen: &Screen) -> Result<(), Failure> {
     let path = args.config.as_path();
     match args.command {
         Command::Demo(demo) => demo::run(demo, screen).await,
-        Command::Init(init) => init::run(&init, path),
+        Command::Init(init) => init::run(&init, path).await,
         Command::Check(check) => check::run(&check, path).await,
-        Command::Install(install) => install::run(&install, &Config::read(path)?),
-        Command::Uninstall => uninstall::run(&Config::read(path)?),
+        Command::Install(install) => install::run(&install, &Config::read(path)?).await,
+        Command::Uninstall => uninstall::run(&Config::read(path)?).await,
         Command::Run => run::run(&Config::read(path)?, screen).await,
         Command::Publish => publish::run(&Config::read(path)?, path, screen).await,
         Command::Consume => consume::run(&Config::read(path)?, path, screen).await,

@@ -17,7 +17,7 @@ use crate::status_line::Shows;
 /// Publishes until somebody stops it.
 pub async fn run(config: &Config, path: &Path, screen: &Screen) -> Result<(), Failure> {
     require_servers(config, path, "publish")?;
-    require_source(config)?;
+    require_source(config).await?;
     warn_of_other_database(config);
     let signals = Signals::listen()?;
     let meter = Arc::new(Meter::default());

@@ -15,7 +15,7 @@ use crate::status_line::{self, Shows};
 
 /// Runs until somebody stops it.
 pub async fn run(config: &Config, screen: &Screen) -> Result<(), Failure> {
-    require_source(config)?;
+    require_source(config).await?;
     warn_of_other_database(config);
     let signals = Signals::listen()?;
     let meter = Arc::new(Meter::default());

@@ -16,7 +16,6 @@ use rowcast::change::{Partition, Table};
 use rowcast::checkpoint::Checkpoint;
 use rowcast::config::Config;
 use rowcast::request::Request;
-use rowcast::source::sqlite;
 use serde_json::json;
 
 use self::progress::{Progress, Step};
@@ -26,7 +25,7 @@ use crate::output::print;
 use crate::pipeline::{AnyBroker, AnyCache, require_servers};
 use crate::screen::{Moving, Screen};
 use crate::signals::Signals;
-use crate::{tables, with_broker, with_cache};
+use crate::{source, tables, with_broker, with_cache};
 
 /// Which tables, and how to tell.
 #[derive(Debug, Args)]
@@ -98,18 +97,12 @@ fn round(took: Duration) -> f64 {
 
 /// For the bar alone: without it the resync runs all the same.
 async fn count_rows(config: &Config, names: &[String]) -> Option<Vec<u64>> {
-    let (path, names) = (config.source.path.clone(), names.to_vec());
-    let counting = tokio::task::spawn_blocking(move || {
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        sqlite::count_rows(&path, &names)
-    });
-    match counting.await {
-        Ok(Ok(rows)) => Some(rows),
-        Ok(Err(error)) => {
+    match source::count_rows(config, names.to_vec()).await {
+        Ok(rows) => Some(rows),
+        Err(error) => {
             eprintln!("how many rows there are is unknown: {error}");
             None
         }
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

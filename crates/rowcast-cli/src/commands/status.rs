@@ -15,7 +15,7 @@ use rowcast::change::Partition;
 use rowcast::checkpoint::Checkpoint;
 use rowcast::config::Config;
 use rowcast::finding::Finding;
-use rowcast::source::sqlite::{self, Waiting};
+use rowcast::source::postgres;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -24,6 +24,7 @@ use crate::numbers::{count, grouped};
 use crate::output::{print, try_print};
 use crate::pipeline::{AnyBroker, AnyCache, require_servers};
 use crate::signals::Signals;
+use crate::source::{self, Waiting};
 use crate::{with_broker, with_cache};
 
 /// Clears a terminal and begins at its top.
@@ -95,9 +96,9 @@ async fn look<'c>(config: &'c Config, broker: &AnyBroker, cache: &AnyCache) -> S
     let broker = async { with_broker!(broker, broker => broker.inspect().await).map_err(|error| error.to_string()) };
     let cache = async { with_cache!(cache, cache => checkpoints(cache, config.partitions).await).map_err(|error| error.to_string()) };
     let (broker, cache) = tokio::join!(broker, cache);
-    let source = sqlite::inspect(&config.source.path).map(|inspection| inspection.changelog).map_err(|error| error.to_string());
+    let source = source::waiting(config).await.map_err(|error| error.to_string());
     // That a file is missing or unreadable is said already.
-    let stops = if matches!(source, Ok(Some(_))) { sqlite::misfits(&config.source) } else { Vec::new() };
+    let stops = if matches!(source, Ok(Some(_))) { source::misfits(config).await } else { Vec::new() };
     Status { config, source, stops, broker, cache }
 }
 
@@ -112,18 +113,18 @@ async fn checkpoints<C: Cache>(cache: &C, configured: u16) -> Result<CacheState,
 }
 
 impl Status<'_> {
-    /// How many changelog rows the partition is behind; `None` where it follows another history or nothing is known.
+    /// How many changelog rows, or bytes of the log, the partition is behind; `None` where it follows another history or nothing is known.
     fn behind(&self, checkpoint: &Checkpoint) -> Option<u64> {
-        let Ok(Some(changelog)) = &self.source else { return None };
-        (*checkpoint.lineage.0 == *changelog.lineage).then(|| changelog.newest.saturating_sub(checkpoint.position.0))
+        let Ok(Some(waiting)) = &self.source else { return None };
+        source::is_of(&checkpoint.lineage.0, waiting.lineage()).then(|| waiting.newest().saturating_sub(checkpoint.position.0))
     }
 
     /// The lineage that the cache follows, if it is of another database.
     fn other_database(&self) -> Option<&str> {
-        let (Ok(Some(changelog)), Ok(cache)) = (&self.source, &self.cache) else { return None };
+        let (Ok(Some(waiting)), Ok(cache)) = (&self.source, &self.cache) else { return None };
         let lineages = cache.partitions.iter().filter_map(|(_, checkpoint)| Some(&*checkpoint.as_ref()?.lineage.0));
-        let own = sqlite::database_of(&changelog.lineage);
-        lineages.into_iter().find(|lineage| sqlite::database_of(lineage) != own)
+        let own = source::database_of(waiting.lineage());
+        lineages.into_iter().find(|lineage| source::database_of(lineage) != own)
     }
 
     fn queue(&self, partition: Partition) -> Option<&QueueState> {
@@ -156,8 +157,9 @@ impl Status<'_> {
     fn write_text(&self, text: &mut String) -> std::fmt::Result {
         match &self.source {
             Err(error) => writeln!(text, "source  {error}")?,
-            Ok(None) => writeln!(text, "source  nothing is installed in {}; run `rowcast install`", self.config.source.path.display())?,
-            Ok(Some(waiting)) => {
+            Ok(None) => writeln!(text, "source  nothing is installed in {}; run `rowcast install`", source::place(self.config))?,
+            Ok(Some(Waiting::Log(log))) => write_log(text, log)?,
+            Ok(Some(Waiting::Changelog(waiting))) => {
                 writeln!(text, "source  {} still kept for delivery", count(waiting.rows, "changelog row is", "changelog rows are"))?;
                 writeln!(text, "        newest {}, lineage {}", grouped(waiting.newest), waiting.lineage)?;
             }
@@ -208,7 +210,12 @@ impl Status<'_> {
         let source = match &self.source {
             Err(error) => json!({ "error": error }),
             Ok(None) => json!({ "installed": false }),
-            Ok(Some(waiting)) => json!({
+            Ok(Some(Waiting::Log(log))) => json!({
+                "installed": true, "lineage": log.lineage.trim_end_matches(':'), "retained": log.slot.retained, "unconfirmed": log.slot.behind,
+                "wal_status": log.slot.wal_status, "lost": log.slot.lost, "active": log.slot.active.is_some(),
+                "reply_age_seconds": log.reply_age_seconds,
+            }),
+            Ok(Some(Waiting::Changelog(waiting))) => json!({
                 "installed": true, "lineage": waiting.lineage, "waiting": waiting.rows, "newest": waiting.newest, "confirmed": waiting.forgotten,
             }),
         };
@@ -247,6 +254,29 @@ impl Status<'_> {
             "behind": self.behind(checkpoint),
             "resyncs": resyncs,
         })
+    }
+}
+
+/// The state of a replication slot.
+fn write_log(text: &mut String, log: &postgres::Waiting) -> std::fmt::Result {
+    let slot = &log.slot;
+    let used = match (slot.active, log.reply_age_seconds) {
+        (Some(pid), Some(seconds)) => format!("in use by the server's process {pid}, which heard of the publisher {seconds} s ago"),
+        (Some(pid), None) => format!("in use by the server's process {pid}"),
+        (None, _) => "in use by nobody".to_owned(),
+    };
+    let lost = slot.lost.as_ref().map(|why| format!(", lost ({why}): the next publisher makes it anew")).unwrap_or_default();
+    writeln!(text, "source  {} of log kept for delivery, {} of it not confirmed", bytes(slot.retained), bytes(slot.behind))?;
+    writeln!(text, "        slot {} ({}){lost}", used, slot.wal_status)?;
+    writeln!(text, "        lineage {}", log.lineage.trim_end_matches(':'))
+}
+
+/// Bytes as people read them.
+fn bytes(number: u64) -> String {
+    match number {
+        0..=9_999 => format!("{number} B"),
+        10_000..=10_238_975 => format!("{} KiB", number >> 10),
+        _ => format!("{} MiB", number >> 20),
     }
 }
 

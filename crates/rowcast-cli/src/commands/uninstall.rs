@@ -1,18 +1,18 @@
 //! `rowcast uninstall`: every trace of rowcast leaves the database.
 
 use rowcast::config::Config;
-use rowcast::source::sqlite;
 
 use crate::failure::Failure;
+use crate::source;
 
 /// Uninstalls.
-pub fn run(config: &Config) -> Result<(), Failure> {
-    let report = sqlite::uninstall(&config.source.path).map_err(anyhow::Error::from)?;
-    for note in &report.notes {
+pub async fn run(config: &Config) -> Result<(), Failure> {
+    let notes = source::uninstall(config).await.map_err(anyhow::Error::from)?;
+    for note in &notes {
         eprintln!("{note}");
     }
-    if report.notes.is_empty() {
-        eprintln!("nothing to do: there is nothing of rowcast in {}", config.source.path.display());
+    if notes.is_empty() {
+        eprintln!("nothing to do: there is nothing of rowcast in {}", source::place(config));
     }
     Ok(())
 }

@@ -3,13 +3,13 @@
 use super::*;
 
 /// What a command has said and done.
-struct Said {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Said {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
-fn said(folder: &Path, arguments: &[&str]) -> Said {
+pub fn said(folder: &Path, arguments: &[&str]) -> Said {
     let output = rowcast(folder, arguments);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }

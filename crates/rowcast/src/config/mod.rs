@@ -13,12 +13,12 @@ use std::env::VarError;
 use std::path::Path;
 
 pub use finding::{Error, Finding, Place, TablePlaces};
-pub use reader::sqlite_path;
+pub use reader::Database;
 
 use crate::broker::rabbitmq::RabbitSettings;
 use crate::cache::redis::RedisSettings;
 use crate::finding::Setting;
-use crate::source::sqlite::SqliteSettings;
+use crate::source::SourceSettings;
 
 /// A pipeline as it is configured.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct Config {
     /// How many partitions it has.
     pub partitions: u16,
     /// The database that is read, and its tables.
-    pub source: SqliteSettings,
+    pub source: SourceSettings,
     /// Where the tables stand in the file, in the same order.
     pub places: Vec<TablePlaces>,
     /// Where batches go.

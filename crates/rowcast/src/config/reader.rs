@@ -12,6 +12,8 @@ use super::{BrokerConfig, CacheConfig, Config};
 use crate::broker::rabbitmq::{QueueType, RabbitSettings};
 use crate::cache::redis::RedisSettings;
 use crate::mapping::{ColumnType, OnChange, Shape, TableSettings, Template, Ttl};
+use crate::source::SourceSettings;
+use crate::source::postgres::{PostgresSettings, Server};
 use crate::source::sqlite::{Capture, SqliteSettings, filter_expression};
 
 /// Enough for every pipeline: each partition has a queue and a worker of its own.
@@ -75,8 +77,15 @@ impl<'d> Reader<'d> {
         let cache = self.cache(&pipeline);
         let (tables, places) = self.tables().into_iter().unzip();
         let (partitions, broker) = broker?;
-        let (path, capture) = source?;
-        let source = SqliteSettings { tables, capture, ..SqliteSettings::new(path, &name?) };
+        let name = name?;
+        let source = match source? {
+            (Database::Sqlite(path), capture) => {
+                SourceSettings::Sqlite(SqliteSettings { tables, capture, ..SqliteSettings::new(self.folder.join(path), &name) })
+            }
+            (Database::Postgres(server), _) => {
+                SourceSettings::Postgres(Box::new(PostgresSettings { tables, ..PostgresSettings::new(*server, &name) }))
+            }
+        };
         Some(Config { pipeline, partitions, source, places, broker, cache: cache? })
     }
 
@@ -111,14 +120,20 @@ impl<'d> Reader<'d> {
         Some(name.value)
     }
 
-    fn source(&mut self) -> Option<(PathBuf, Capture)> {
+    fn source(&mut self) -> Option<(Database, Capture)> {
         const EXAMPLE: &str = r#"url = "sqlite:shop.db""#;
         let section = self.section("source", "[source]", EXAMPLE)?;
         self.document.check_keys(&section, known("source"));
         let capture = self.choice(&section, "capture", &[("triggers", Capture::Triggers), ("hooks", Capture::Hooks)], Capture::Triggers);
         let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
-        match sqlite_path(&url.value) {
-            Ok(path) => Some((self.folder.join(path), capture?)),
+        match Database::of(&url.value) {
+            Ok(Database::Postgres(_)) if section.table.contains_key("capture") => {
+                let span = section.table.get("capture").map_or(section.place.clone(), Spanned::span);
+                let message = "`capture` is a setting of SQLite; PostgreSQL's own log is read, and nothing else is supported for it yet";
+                self.document.wrong(span, message.to_owned());
+                None
+            }
+            Ok(database) => Some((database, capture?)),
             Err(message) => {
                 self.document.wrong(url.span, message);
                 None
@@ -290,11 +305,31 @@ impl<'d> Reader<'d> {
     }
 }
 
+/// A database as a URL names it.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// A database of a PostgreSQL server.
+    Postgres(Box<Server>),
+}
+
+impl Database {
+    /// Which one that is; the error is a sentence for the user, in which no password stands.
+    pub fn of(url: &str) -> Result<Database, String> {
+        if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            return Server::parse(url).map(|server| Database::Postgres(Box::new(server)));
+        }
+        sqlite_path(url).map(|path| Database::Sqlite(PathBuf::from(path)))
+    }
+}
+
 /// The database file of `sqlite:shop.db`; the error is a sentence for the user.
-pub fn sqlite_path(url: &str) -> Result<&str, String> {
-    const SERVERS: [&str; 4] = ["postgres:", "postgresql:", "mysql:", "mariadb:"];
+fn sqlite_path(url: &str) -> Result<&str, String> {
+    const SERVERS: [&str; 2] = ["mysql:", "mariadb:"];
     if SERVERS.iter().any(|scheme| url.starts_with(scheme)) {
-        return Err("this version of rowcast reads SQLite only; write for instance sqlite:shop.db".to_owned());
+        return Err("this version of rowcast reads SQLite and PostgreSQL; write for instance sqlite:shop.db or postgres://user@host/shop"
+            .to_owned());
     }
     let Some(path) = url.strip_prefix("sqlite:") else {
         return Err("the source's URL is sqlite: and the path of the database file, for instance sqlite:shop.db".to_owned());

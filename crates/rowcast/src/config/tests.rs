@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{BrokerConfig, CacheConfig, Config};
 use crate::mapping::{OnChange, Shape, TableSettings};
-use crate::source::sqlite::Capture;
+use crate::source::SourceSettings;
+use crate::source::sqlite::{Capture, SqliteSettings};
 
 const GOOD: &str = r#"
 [pipeline]
@@ -38,6 +39,13 @@ fn parse(text: &str) -> Result<Config, super::Error> {
     Config::parse(text, Path::new("conf/rowcast.toml"), &environment)
 }
 
+fn sqlite(config: &Config) -> &SqliteSettings {
+    match &config.source {
+        SourceSettings::Sqlite(settings) => settings,
+        SourceSettings::Postgres(_) => panic!("a SQLite source"),
+    }
+}
+
 /// The error of the good file with one thing changed.
 fn error(from: &str, to: &str) -> String {
     assert!(GOOD.contains(from), "{from}");
@@ -50,11 +58,21 @@ fn error(from: &str, to: &str) -> String {
 fn the_least_that_is_needed_has_its_defaults() {
     let config = parse(GOOD).unwrap();
     assert_eq!((config.pipeline.as_str(), config.partitions), ("shop", 4));
-    assert_eq!(config.source.path, PathBuf::from("conf/shop.db"));
-    assert_eq!(config.source.capture, Capture::Triggers);
-    let users = &config.source.tables[0];
+    assert_eq!(sqlite(&config).path, PathBuf::from("conf/shop.db"));
+    assert_eq!(sqlite(&config).capture, Capture::Triggers);
+    let users = &config.source.tables()[0];
     assert_eq!((users.name.as_str(), &users.key, users.shape, &users.columns), ("users", &None, Shape::Json, &None));
     assert!(matches!((&config.broker, &config.cache), (BrokerConfig::Rabbit(_), CacheConfig::Redis(_))));
+}
+
+#[test]
+fn a_postgres_url_makes_a_postgres_source() {
+    let config = parse(&GOOD.replace("sqlite:shop.db", "postgres://ada:hunter2@db/shop")).unwrap();
+    let SourceSettings::Postgres(settings) = &config.source else { panic!("a PostgreSQL source") };
+    assert_eq!((settings.server.place().as_str(), settings.slot().as_str()), ("db:5432/shop", "rowcast_shop"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let hooks = GOOD.replace("url = \"sqlite:shop.db\"", "url = \"postgres://ada:hunter2@db/shop\"\ncapture = \"hooks\"");
+    assert!(parse(&hooks).unwrap_err().to_string().contains("`capture` is a setting of SQLite"));
 }
 
 #[test]
@@ -81,9 +99,9 @@ fn everything_can_be_said() {
     )
     .unwrap();
     assert_eq!((config.pipeline.as_str(), config.partitions), ("shop-2", 16));
-    assert_eq!((config.source.path.as_path(), config.source.capture), (Path::new("/var/lib/shop.db"), Capture::Hooks));
+    assert_eq!((sqlite(&config).path.as_path(), sqlite(&config).capture), (Path::new("/var/lib/shop.db"), Capture::Hooks));
     assert!(matches!((&config.broker, &config.cache), (BrokerConfig::Memory, CacheConfig::Memory)));
-    let [users, orders] = &config.source.tables[..] else { panic!("two tables") };
+    let [users, orders] = config.source.tables() else { panic!("two tables") };
     assert_eq!((users.key.as_deref(), users.shape), (Some("file:{id}"), Shape::Hash));
     assert_eq!(users.columns.as_deref(), Some(&["id".to_owned(), "name".to_owned()][..]));
     assert_eq!(users.filter.as_deref(), Some("active = 1"));
@@ -346,8 +364,14 @@ fn a_key_that_cannot_be_one_is_named() {
 
 #[test]
 fn a_url_that_cannot_be_one_is_named_and_never_shown() {
-    insta::assert_snapshot!(error("sqlite:shop.db", "postgres://ada:hunter2@db/shop"), @r#"
-    conf/rowcast.toml:6:7: this version of rowcast reads SQLite only; write for instance sqlite:shop.db
+    insta::assert_snapshot!(error("sqlite:shop.db", "mysql://ada:hunter2@db/shop"), @r#"
+    conf/rowcast.toml:6:7: this version of rowcast reads SQLite and PostgreSQL; write for instance sqlite:shop.db or postgres://user@host/shop
+      |
+    6 | url = "mysql://…"
+      |       ^^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(error("sqlite:shop.db", "postgres://ada:hunter2@db"), @r#"
+    conf/rowcast.toml:6:7: the url names no database; write postgres://user@host/database
       |
     6 | url = "postgres://…"
       |       ^^^^^^^^^^^^^^

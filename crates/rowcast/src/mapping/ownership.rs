@@ -45,11 +45,12 @@ impl<'r> Fields<'r> {
 #[derive(serde::Deserialize)]
 struct Name<'n>(#[serde(borrow)] Cow<'n, str>);
 
-/// A JSON value as plain text, as the fields of a hash hold it; `None` for null.
+/// A JSON value as plain text, as the fields of a hash hold it; `None` for null. A string that no text can be (half of a surrogate pair,
+/// which PostgreSQL's `json` takes) stays as JSON writes it.
 pub fn plain(value: &RawValue) -> Option<Cow<'_, str>> {
     match value.get() {
         "null" => None,
-        text if text.starts_with('"') => serde_json::from_str::<Name<'_>>(text).ok().map(|Name(text)| text),
+        text if text.starts_with('"') => Some(serde_json::from_str::<Name<'_>>(text).map_or(Cow::Borrowed(text), |Name(text)| text)),
         text => Some(Cow::Borrowed(text)),
     }
 }
@@ -80,6 +81,15 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_value_but_null_has_a_plain_text() {
+        let values = r#"["null",null,"a\"b",1.10,{"a":null},"\ud800"]"#;
+        let values: Vec<&RawValue> = serde_json::from_str(values).unwrap();
+        let plain: Vec<Option<Cow<'_, str>>> = values.into_iter().map(plain).collect();
+        let expected = [Some("null"), None, Some("a\"b"), Some("1.10"), Some(r#"{"a":null}"#), Some(r#""\ud800""#)];
+        assert_eq!(plain.iter().map(Option::as_deref).collect::<Vec<_>>(), expected);
+    }
 
     fn keys(text: &str) -> Keys {
         text.parse().unwrap()

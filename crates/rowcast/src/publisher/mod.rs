@@ -118,9 +118,9 @@ impl<S: Source, B: Broker> Publisher<S, B> {
                 }
                 Err(end) => end,
             };
-            // The source may have begun a read that nobody takes now, and the broker may be away for long.
-            if let Err(error) = self.source.abandon().await {
-                tracing::debug!("giving up the read under way: {error}");
+            // The source may have begun a read that nobody takes now, and the broker may be away for long, or another publisher at work.
+            if let Err(error) = self.source.release().await {
+                tracing::debug!("letting go of the source: {error}");
             }
             let pause = match end {
                 End::Source(error @ source::Error::Fatal(_)) => return Err(Error::Source(error)),

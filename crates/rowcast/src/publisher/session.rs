@@ -20,7 +20,7 @@ use crate::dead_letter::{self, DeadLetter};
 use crate::mapping::{Mapped, MappedTable};
 use crate::meter::Meter;
 use crate::request::Request;
-use crate::source::{Chunk, Portion, PositionRecord, Source};
+use crate::source::{Chunk, Portion, PositionRecord, Read, ReadRows, Source};
 use crate::stop::Stop;
 
 /// How long a read may wait for a broker that takes no messages before it is given up.
@@ -38,6 +38,14 @@ struct Pending {
     chunk: Chunk,
     /// By primary key, where in the chunk; what the stream has touched since is gone from here.
     untouched: HashMap<String, usize>,
+}
+
+/// Rows that the source will hand out in the stream.
+struct Awaited {
+    /// The asking that they answer; `None` for rows read singly.
+    wanted: Option<Wanted>,
+    /// The keys of rows read singly.
+    pks: VecDeque<String>,
 }
 
 pub(super) struct Session<'p, S, L> {
@@ -62,6 +70,7 @@ pub(super) struct Session<'p, S, L> {
     /// The newest message's.
     last_ticket: Ticket,
     pending: Option<Pending>,
+    awaited: Option<Awaited>,
     /// Up to where the stream has been read, and whether a read ends there.
     position: Position,
     complete: bool,
@@ -125,6 +134,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             answered: VecDeque::new(),
             last_ticket: Ticket(0),
             pending: None,
+            awaited: None,
             position: start.from,
             complete: true,
             complete_to: start.from,
@@ -178,11 +188,11 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                 () = sleep_until(deadline) => break,
             }
         }
-        self.source.abandon().await?;
         if let Some(upto) = self.forgettable.take() {
+            self.source.abandon().await?;
             self.source.forget(upto).await?;
         }
-        Ok(())
+        Ok(self.source.release().await?)
     }
 
     fn may_publish(&self) -> bool {
@@ -302,6 +312,42 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                 }
                 Ok(())
             }
+            Portion::Rows { table, chunk, answered, asked: true } => {
+                let awaited = self.awaited.take().expect("a source answers what it was asked");
+                self.on_rows(table, chunk, answered, awaited).await
+            }
+            Portion::Rows { table, chunk, asked: false, .. } => self.send_rows(&Pending::new(table, None, chunk)).await,
+            Portion::Resync { table } => {
+                let name = self.tables[table].table.clone();
+                if !self.resyncs.contains(&name) {
+                    self.resyncs.push(name);
+                }
+                // At once: what follows in the stream may be forgotten once it is confirmed.
+                self.heartbeat().await
+            }
+        }
+    }
+
+    /// Rows that were asked for earlier may go out.
+    async fn on_rows(&mut self, table: usize, chunk: Chunk, answered: usize, mut awaited: Awaited) -> Result<(), End> {
+        if awaited.wanted.is_none() {
+            awaited.pks.drain(..answered);
+            if !awaited.pks.is_empty() {
+                self.singles.entry(table).or_default().extend(awaited.pks);
+            }
+        }
+        let pending = Pending::new(table, awaited.wanted, chunk);
+        self.send_rows(&pending).await?;
+        self.rows_sent(&pending);
+        Ok(())
+    }
+
+    /// Notes that what was asked for has been answered.
+    fn rows_sent(&mut self, pending: &Pending) {
+        match &pending.wanted {
+            Some(wanted) => self.askings.sent(wanted, pending.chunk.upto.as_ref(), pending.chunk.last),
+            None if self.singles.is_empty() => self.answered.extend(self.row_requests.drain(..).map(|number| (self.last_ticket, number))),
+            None => {}
         }
     }
 
@@ -384,10 +430,11 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
     /// No read transaction stays open while the broker takes no messages.
     async fn give_up_read(&mut self) -> Result<(), End> {
         self.read_given_up = true;
-        self.source.abandon().await?;
-        self.assembler.rewind(self.complete_to);
-        self.position = self.complete_to;
-        self.complete = true;
+        if self.source.abandon().await? {
+            self.assembler.rewind(self.complete_to);
+            self.position = self.complete_to;
+            self.complete = true;
+        }
         Ok(())
     }
 
@@ -397,25 +444,31 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
     async fn serve_askings(&mut self) -> Result<bool, End> {
         if let Some(pending) = self.pending.take_if(|pending| pending.chunk.as_of <= self.position) {
             self.send_rows(&pending).await?;
+            self.rows_sent(&pending);
             return Ok(true);
         }
-        if self.pending.is_some() {
+        if self.pending.is_some() || self.awaited.is_some() {
             return Ok(false);
         }
         if let Some((table, mut pks)) = self.singles.pop_first() {
-            let (chunk, read) = self.source.rows(table, pks.make_contiguous(), self.settings.chunk).await?;
-            pks.drain(..read);
-            if !pks.is_empty() {
-                self.singles.insert(table, pks);
+            match self.source.rows(table, pks.make_contiguous(), self.settings.chunk).await? {
+                ReadRows::Now(chunk, read) => {
+                    pks.drain(..read);
+                    if !pks.is_empty() {
+                        self.singles.insert(table, pks);
+                    }
+                    self.pending = Some(Pending::new(table, None, chunk));
+                }
+                ReadRows::Later => self.awaited = Some(Awaited { wanted: None, pks }),
             }
-            self.pending = Some(Pending::new(table, None, chunk));
             return Ok(true);
         }
         if let Some(wanted) = self.askings.next() {
             let table = self.table(&wanted.table).expect("only askings of mapped tables are noted");
             match self.source.chunk(table, wanted.after.as_ref(), self.settings.chunk).await? {
-                Some(chunk) => self.pending = Some(Pending::new(table, Some(wanted), chunk)),
-                None => self.begin_resync_anew(&wanted),
+                Read::Now(chunk) => self.pending = Some(Pending::new(table, Some(wanted), chunk)),
+                Read::Later => self.awaited = Some(Awaited { wanted: Some(wanted), pks: VecDeque::new() }),
+                Read::NoKey => self.begin_resync_anew(&wanted),
             }
             return Ok(true);
         }
@@ -471,11 +524,6 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             });
             let outgoing = self.assembler.chunk(partition, self.position, &head, rows);
             self.send_batch(outgoing).await?;
-        }
-        match &pending.wanted {
-            Some(wanted) => self.askings.sent(wanted, chunk.upto.as_ref(), chunk.last),
-            None if self.singles.is_empty() => self.answered.extend(self.row_requests.drain(..).map(|number| (self.last_ticket, number))),
-            None => {}
         }
         Ok(())
     }

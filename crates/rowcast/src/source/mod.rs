@@ -9,9 +9,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Bound, Change, Image, Lineage, Position};
-use crate::mapping::MappedTable;
+use crate::mapping::{MappedTable, TableSettings};
 
+pub mod postgres;
 pub mod sqlite;
+
+use postgres::{PostgresSettings, PostgresSource};
+use sqlite::{SqliteSettings, SqliteSource};
 
 /// The source's own proof that its history is still the one that was shipped: which change stands at a position.
 ///
@@ -55,6 +59,45 @@ pub enum Portion {
         /// Whether the source's transaction ends here. Only then may chunks go out, and history be forgotten up to `to`.
         complete: bool,
     },
+    /// Rows that may go out here and now, between two transactions: the stream has passed the moment of their reading, and they are
+    /// less every row that it has touched since.
+    Rows {
+        /// Which table.
+        table: usize,
+        /// The rows.
+        chunk: Chunk,
+        /// For rows that were read singly: of how many of their keys this is the answer.
+        answered: usize,
+        /// Whether this is the answer to the reading that was put off ([`Read::Later`], [`ReadRows::Later`]). Otherwise the source had
+        /// to read these rows singly, because a change did not tell them whole.
+        asked: bool,
+    },
+    /// A whole table must be read anew. Everything after this in the stream may only be forgotten once that request has been published.
+    Resync {
+        /// Which table.
+        table: usize,
+    },
+}
+
+/// What becomes of a reading of existing rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Read {
+    /// These are the rows.
+    Now(Chunk),
+    /// They come as [`Portion::Rows`]. Nothing else is to be read until then, and no answer is lost but with the session.
+    Later,
+    /// What it was to begin after is no key of the table as it is now (a migration gave it another primary key): only a fresh run of the
+    /// resync, from the beginning, will do.
+    NoKey,
+}
+
+/// What becomes of a reading of single rows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReadRows {
+    /// These are the rows, and of how many keys they are the answer: at least one.
+    Now(Chunk, usize),
+    /// They come as [`Portion::Rows`], as [`Read::Later`] says.
+    Later,
 }
 
 /// How much a chunk may hold.
@@ -119,24 +162,128 @@ pub trait Source: Send {
     fn next(&mut self) -> impl Future<Output = Result<Portion, Error>> + Send;
 
     /// Gives up the read under way, if there is one: no portion of it follows, and the next read begins again at the last
-    /// complete one. For a publisher that cannot publish for a while, so that no read transaction stays open.
-    fn abandon(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// complete one. For a publisher that cannot publish for a while, so that no read transaction stays open. Returns whether that is so:
+    /// a source that keeps nothing open answers no, and its next portion goes on where the last one ended.
+    fn abandon(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Reads existing rows of `table` with keys after `after`, as of now. Is not called between the portions of an incomplete
     /// read, but a read may have begun of which [`Source::next`] has not returned anything yet (its future was dropped); then
-    /// `as_of` is no earlier than that read's end. `None` where `after` is no key of the table as it is now (a migration gave it
-    /// another primary key): only a fresh run of the resync, from the beginning, will do.
-    fn chunk(
-        &mut self,
-        table: usize,
-        after: Option<&Bound>,
-        limits: ChunkLimits,
-    ) -> impl Future<Output = Result<Option<Chunk>, Error>> + Send;
+    /// `as_of` is no earlier than that read's end.
+    fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> impl Future<Output = Result<Read, Error>> + Send;
 
     /// Reads these rows singly, each `pk` a JSON object, from the first one on until the limits are reached; a row that is not there
-    /// comes as `Absent` where its key can be told. Returns them, and of how many `pks` they are the answer: at least one.
-    fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> impl Future<Output = Result<(Chunk, usize), Error>> + Send;
+    /// comes as `Absent` where its key can be told.
+    fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> impl Future<Output = Result<ReadRows, Error>> + Send;
 
     /// History up to `upto`, the end of a complete read, is no longer needed. It may be kept all the same.
     fn forget(&mut self, upto: Position) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The session is over. Gives up what is under way and lets go of all that another publisher would need, in an orderly way, so that what
+    /// was forgotten last is written down.
+    fn release(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Why a row cannot be looked for.
+#[derive(Debug, thiserror::Error)]
+pub enum SingleRowError {
+    /// What was typed is no primary key of the table; the text says what one looks like.
+    #[error("{0}")]
+    Key(String),
+    /// The database does not answer.
+    #[error("{0}")]
+    Source(#[from] Error),
+}
+
+/// A row, or that there is none, and the moment of the reading.
+#[derive(Clone, Debug)]
+pub struct SingleRow {
+    /// The table as it is mapped.
+    pub mapped: MappedTable,
+    /// The primary key as a JSON object.
+    pub pk: String,
+    /// The row; absent too where the filter leaves it out.
+    pub image: Image,
+    /// Whether the database has the row.
+    pub exists: bool,
+    /// Whose history it is (or the beginning of its name, up to a colon), and the first part of a position that has all that was
+    /// read; `None` where nothing is installed.
+    pub as_of: Option<(String, u64)>,
+}
+
+/// What a source of either kind needs to know.
+#[derive(Clone, Debug)]
+pub enum SourceSettings {
+    /// A SQLite database.
+    Sqlite(SqliteSettings),
+    /// A PostgreSQL database.
+    Postgres(Box<PostgresSettings>),
+}
+
+impl SourceSettings {
+    /// The tables.
+    pub fn tables(&self) -> &[TableSettings] {
+        match self {
+            SourceSettings::Sqlite(settings) => &settings.tables,
+            SourceSettings::Postgres(settings) => &settings.tables,
+        }
+    }
+}
+
+/// A source of either kind.
+#[derive(Debug)]
+pub enum AnySource {
+    /// A SQLite database.
+    Sqlite(SqliteSource),
+    /// A PostgreSQL database.
+    Postgres(Box<PostgresSource>),
+}
+
+impl AnySource {
+    /// A source that opens nothing before [`Source::begin`].
+    pub fn new(settings: SourceSettings) -> std::io::Result<AnySource> {
+        Ok(match settings {
+            SourceSettings::Sqlite(settings) => AnySource::Sqlite(SqliteSource::new(settings)?),
+            SourceSettings::Postgres(settings) => AnySource::Postgres(Box::new(PostgresSource::new(*settings))),
+        })
+    }
+}
+
+/// The same with whichever source it is.
+macro_rules! either {
+    ($any:expr, $source:ident => $body:expr) => {
+        match $any {
+            AnySource::Sqlite($source) => $body,
+            AnySource::Postgres($source) => $body,
+        }
+    };
+}
+
+impl Source for AnySource {
+    async fn begin(&mut self, record: Option<&PositionRecord>) -> Result<Start, Error> {
+        either!(self, source => source.begin(record).await)
+    }
+
+    async fn next(&mut self) -> Result<Portion, Error> {
+        either!(self, source => source.next().await)
+    }
+
+    async fn abandon(&mut self) -> Result<bool, Error> {
+        either!(self, source => source.abandon().await)
+    }
+
+    async fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Read, Error> {
+        either!(self, source => source.chunk(table, after, limits).await)
+    }
+
+    async fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> Result<ReadRows, Error> {
+        either!(self, source => source.rows(table, pks, limits).await)
+    }
+
+    async fn forget(&mut self, upto: Position) -> Result<(), Error> {
+        either!(self, source => source.forget(upto).await)
+    }
+
+    async fn release(&mut self) -> Result<(), Error> {
+        either!(self, source => source.release().await)
+    }
 }

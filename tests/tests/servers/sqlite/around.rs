@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use rowcast::source::sqlite::{SqliteSource, install};
 use rowcast::source::{ChunkLimits, Error, Source};
 
-use super::{Follower, application, newest, oracle, settings};
+use super::{Follower, application, newest, now, oracle, settings};
 use crate::faults::rowcast;
 
 const TABLE: &str = "PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, a)";
@@ -80,7 +80,7 @@ async fn rows_of_several_megabytes_come_in_the_stream_in_a_chunk_and_alone() {
     let mut read = std::collections::BTreeMap::new();
     let mut after = None;
     loop {
-        let chunk = follower.source.chunk(0, after.as_ref(), ChunkLimits { rows: 100, bytes: 512 * 1024 }).await.unwrap().unwrap();
+        let chunk = now(follower.source.chunk(0, after.as_ref(), ChunkLimits { rows: 100, bytes: 512 * 1024 }).await.unwrap());
         assert!(chunk.rows.len() <= 1, "a large row goes alone");
         for row in chunk.rows {
             if let rowcast::mapping::Mapped::Put { key, row } = follower.start.tables[0].map(&row.image) {

@@ -10,7 +10,7 @@ use rowcast::source::sqlite::{SqliteSettings, SqliteSource, install};
 use rowcast::source::{Chunk, ChunkLimits, Source};
 use rusqlite::Connection;
 
-use super::{Follower, application, begun, newest};
+use super::{Follower, application, begun, newest, now, rows_now};
 
 const SCHEMA: &str = "PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, mail TEXT NOT NULL UNIQUE, n INTEGER, doc TEXT)";
 
@@ -73,7 +73,7 @@ async fn the_stream_leads_to_the_rows_that_match() {
 async fn chunks(source: &mut SqliteSource, limits: ChunkLimits) -> Vec<Chunk> {
     let (mut chunks, mut after) = (Vec::new(), None);
     loop {
-        let chunk = source.chunk(0, after.as_ref(), limits).await.unwrap().expect("the bound is a key");
+        let chunk = now(source.chunk(0, after.as_ref(), limits).await.unwrap());
         after = chunk.upto.clone();
         let last = chunk.last;
         chunks.push(chunk);
@@ -105,7 +105,7 @@ async fn chunks_leave_out_what_does_not_match_and_read_no_more_for_it() {
     assert_eq!(keys, (0..10).map(|hundred| format!("t:{}", hundred * 100 + 7)).collect::<Vec<_>>());
     // Read singly, such a row is absent by its key.
     let pks = [7, 8].map(|id| format!(r#"{{"id":{id}}}"#));
-    let (single, _) = source.rows(0, &pks, ChunkLimits { rows: 50, bytes: 1 << 20 }).await.unwrap();
+    let (single, _) = rows_now(source.rows(0, &pks, ChunkLimits { rows: 50, bytes: 1 << 20 }).await.unwrap());
     assert!(matches!(&single.rows[0].image, Image::Present { .. }));
     assert_eq!(start.tables[0].map(&single.rows[1].image), Mapped::Remove { key: "t:8".to_owned() });
 }
@@ -172,6 +172,7 @@ async fn read_stream(source: &mut SqliteSource, newest: u64) -> Vec<Image> {
                     return images;
                 }
             }
+            other => panic!("SQLite never hands out {other:?}"),
         }
     }
 }

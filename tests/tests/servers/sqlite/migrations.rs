@@ -9,7 +9,7 @@ use rowcast::source::sqlite::{Capture, SqliteSettings, SqliteSource, install, un
 use rowcast::source::{ChunkLimits, Error, Source};
 use rusqlite::Connection;
 
-use super::{DEADLINE, Follower, application, newest, oracle, settings};
+use super::{DEADLINE, Follower, application, newest, now, oracle, settings};
 
 impl Follower {
     /// Meets a changed schema as a publisher does, and returns the notes. A resync is done where every table or this one is new.
@@ -33,7 +33,7 @@ impl Follower {
     async fn resync(&mut self) {
         (self.rows, self.by_pk) = Default::default();
         for table in 0..self.start.tables.len() {
-            let chunk = self.source.chunk(table, None, ChunkLimits { rows: 10_000, bytes: 1 << 30 }).await.unwrap().unwrap();
+            let chunk = now(self.source.chunk(table, None, ChunkLimits { rows: 10_000, bytes: 1 << 30 }).await.unwrap());
             assert!(chunk.last);
             for row in chunk.rows {
                 if let rowcast::mapping::Mapped::Put { key, row } = self.start.tables[table].map(&row.image) {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use rowcast::change::{Change, Image, KeyValue, Op, Position};
 use rowcast::mapping::{Mapped, MappedTable, TableSettings};
 use rowcast::source::sqlite::{SqliteSettings, SqliteSource, install};
-use rowcast::source::{Portion, PositionRecord, Source, Start};
+use rowcast::source::{Chunk, Portion, PositionRecord, Read, ReadRows, Source, Start};
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
@@ -52,6 +52,22 @@ async fn begun(settings: &SqliteSettings) -> (SqliteSource, Start) {
 
 fn newest(connection: &Connection) -> u64 {
     connection.query_row("SELECT coalesce(max(id), 0) FROM rowcast_changelog", [], |row| row.get::<_, i64>(0)).unwrap().unsigned_abs()
+}
+
+/// SQLite reads at once.
+fn now(read: Read) -> Chunk {
+    match read {
+        Read::Now(chunk) => chunk,
+        other => panic!("rows, not {other:?}"),
+    }
+}
+
+/// The same for single rows.
+fn rows_now(read: ReadRows) -> (Chunk, usize) {
+    match read {
+        ReadRows::Now(chunk, answered) => (chunk, answered),
+        ReadRows::Later => panic!("rows at once"),
+    }
 }
 
 /// Somebody who knows only what the source streams.
@@ -95,6 +111,7 @@ impl Follower {
                     self.position = to;
                     assert_eq!(complete, to == self.record.position);
                 }
+                other => panic!("SQLite never hands out {other:?}"),
             }
         }
         Ok(())

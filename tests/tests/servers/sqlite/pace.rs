@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use super::statements::shape;
 use super::writer::{Python, Writer, bundled};
-use super::{DEADLINE, Follower, application, begun, newest, oracle, settings};
+use super::{DEADLINE, Follower, application, begun, newest, now, oracle, rows_now, settings};
 
 const MODES: [(&str, &str); 4] = [("wal", "NORMAL"), ("wal", "FULL"), ("delete", "FULL"), ("truncate", "FULL")];
 
@@ -147,6 +147,7 @@ async fn a_dropped_future_loses_nothing_and_an_abandoned_read_comes_again() {
                 changes.iter().for_each(|change| follower.apply(change));
                 follower.position = to;
             }
+            Ok(Ok(other)) => panic!("SQLite never hands out {other:?}"),
             Ok(Err(error)) => panic!("{error}"),
             Err(_) => {
                 if id % 3 == 0 {
@@ -154,7 +155,7 @@ async fn a_dropped_future_loses_nothing_and_an_abandoned_read_comes_again() {
                 }
                 // Chunks may be read while the next portion is awaited.
                 let limits = ChunkLimits { rows: 1000, bytes: 1 << 20 };
-                let chunk = follower.source.chunk(0, None, limits).await.unwrap().unwrap();
+                let chunk = now(follower.source.chunk(0, None, limits).await.unwrap());
                 assert!(chunk.last && chunk.rows.len() <= usize::try_from(id).unwrap());
             }
         }
@@ -234,7 +235,7 @@ async fn chunks(source: &mut SqliteSource, limits: ChunkLimits) -> Vec<Chunk> {
     let mut chunks: Vec<Chunk> = Vec::new();
     loop {
         let after = chunks.last().and_then(|chunk| chunk.upto.clone());
-        let chunk = source.chunk(0, after.as_ref(), limits).await.unwrap().unwrap();
+        let chunk = now(source.chunk(0, after.as_ref(), limits).await.unwrap());
         let last = chunk.last;
         chunks.push(chunk);
         if last {
@@ -292,6 +293,7 @@ async fn a_row_has_the_same_bytes_in_the_stream_in_a_chunk_and_alone() {
                         break;
                     }
                 }
+                other => panic!("SQLite never hands out {other:?}"),
             }
         }
         assert_eq!(streamed.len(), rows, "no two rows share a primary key");
@@ -304,17 +306,17 @@ async fn a_row_has_the_same_bytes_in_the_stream_in_a_chunk_and_alone() {
         }
         let mut pks: Vec<String> = streamed.keys().cloned().collect();
         pks.push(r#"{"a":77,"b":{"hex":"07"}}"#.to_owned());
-        let (alone, answered) = source.rows(0, &pks, ALL).await.unwrap();
+        let (alone, answered) = rows_now(source.rows(0, &pks, ALL).await.unwrap());
         assert_eq!(answered, pks.len());
         let alone = alone.rows;
         assert!(matches!(alone.last().unwrap().image, Image::Absent { .. }));
         assert_eq!(alone.into_iter().take(rows).map(|row| (row.pk, row.image)).collect::<std::collections::BTreeMap<_, _>>(), streamed);
         assert!(streamed.iter().any(|(pk, image)| pk.contains("text_hex") && matches!(image, Image::Unreadable { key: None, .. })));
         // A request that makes no sense is passed over: anybody may put one into the control queue.
-        let nonsense_first = source.rows(0, &[r#"{"a":1}"#.to_owned(), pks[0].clone()], ALL).await.unwrap();
+        let nonsense_first = rows_now(source.rows(0, &[r#"{"a":1}"#.to_owned(), pks[0].clone()], ALL).await.unwrap());
         assert_eq!((nonsense_first.0.rows.len(), nonsense_first.1), (1, 2));
         for limits in [ChunkLimits { rows: 2, ..ALL }, ChunkLimits { bytes: 1, ..ALL }] {
-            let (some, answered) = source.rows(0, &pks, limits).await.unwrap();
+            let (some, answered) = rows_now(source.rows(0, &pks, limits).await.unwrap());
             assert_eq!(some.rows.len(), answered);
             assert!((1..=2).contains(&answered), "{answered} rows within {limits:?}");
         }
@@ -330,7 +332,7 @@ async fn a_table_may_have_five_hundred_columns() {
     app.execute_batch(&format!("CREATE TABLE wide(id INTEGER PRIMARY KEY, {}); INSERT INTO wide DEFAULT VALUES", columns.join(", ")))
         .unwrap();
     let (mut source, _) = begun(&settings(&path, &[("wide", None)])).await;
-    let chunk = source.chunk(0, None, ChunkLimits { rows: 10, bytes: 1000 }).await.unwrap().unwrap();
+    let chunk = now(source.chunk(0, None, ChunkLimits { rows: 10, bytes: 1000 }).await.unwrap());
     let Image::Present { json, .. } = &chunk.rows[0].image else { panic!("{chunk:?}") };
     assert!(json.starts_with(r#"{"id":1,"column 0":null,"#) && json.ends_with(r#""column 499":null}"#));
 }

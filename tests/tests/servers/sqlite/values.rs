@@ -15,7 +15,7 @@ use rusqlite::types::{Value, ValueRef};
 use sea_orm::TransactionTrait;
 use serde_json::value::RawValue;
 
-use super::{Follower, application, newest, settings};
+use super::{Follower, application, newest, now, rows_now, settings};
 
 mod cell {
     //! The table as SeaORM knows it.
@@ -189,8 +189,8 @@ fn compare_everything(strict: bool) {
         let mut follower = by_trigger.follower.borrow_mut();
         let after = Some(rowcast::change::Bound(format!("{{\"id\":{}}}", ids[0] - 1).into()));
         let limits = ChunkLimits { rows: 1000, bytes: 1 << 30 };
-        let chunk = runtime.block_on(follower.source.chunk(0, after.as_ref(), limits)).unwrap().unwrap();
-        let alone = runtime.block_on(follower.source.rows(0, &pks, limits)).unwrap().0;
+        let chunk = now(runtime.block_on(follower.source.chunk(0, after.as_ref(), limits)).unwrap());
+        let alone = rows_now(runtime.block_on(follower.source.rows(0, &pks, limits)).unwrap()).0;
         for read in [chunk, alone] {
             let read: BTreeMap<String, Image> = read.rows.into_iter().map(|row| (row.pk, row.image)).collect();
             prop_assert_eq!(&streamed, &read, "in the stream, and by chunk or alone");

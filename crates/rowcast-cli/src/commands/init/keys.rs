@@ -1,7 +1,14 @@
 //! Which key each table is given, and why.
 
 use rowcast::mapping::{ColumnType, TableSchema, Template};
-use rowcast::source::sqlite::Table;
+
+/// A table that can be cached.
+pub struct Candidate {
+    /// Its name, as the configuration has it.
+    pub name: String,
+    /// What a mapping may use of it.
+    pub schema: TableSchema,
+}
 
 /// The key of one table.
 pub struct Key {
@@ -14,14 +21,14 @@ pub struct Key {
 }
 
 /// A key for each table, no two of which could meet. The plain default goes first to whoever can have it.
-pub fn choose(tables: &[&Table]) -> Vec<Key> {
+pub fn choose(tables: &[Candidate]) -> Vec<Key> {
     let mut taken: Vec<Template> = Vec::new();
     let mut keys: Vec<Option<Key>> = Vec::new();
     for table in tables {
         let text = template(&table.name, table);
         keys.push(take(&mut taken, &text).then(|| Key { reasons: reasons(table, &text, true), text, default: true }));
     }
-    let other = |taken: &mut Vec<Template>, table: &Table| {
+    let other = |taken: &mut Vec<Template>, table: &Candidate| {
         let base = plain(&table.name);
         let numbered = (2..).map(|number| format!("{base}-{number}"));
         let text = [base.clone()].into_iter().chain(numbered).map(|name| template(&name, table)).find(|text| take(taken, text));
@@ -31,8 +38,8 @@ pub fn choose(tables: &[&Table]) -> Vec<Key> {
     keys.into_iter().zip(tables).map(|(key, table)| key.unwrap_or_else(|| other(&mut taken, table))).collect()
 }
 
-fn template(name: &str, table: &Table) -> String {
-    let columns: Vec<String> = table.primary_key().iter().map(|column| format!(":{{{column}}}")).collect();
+fn template(name: &str, table: &Candidate) -> String {
+    let columns: Vec<String> = table.schema.primary_key.iter().map(|column| format!(":{{{column}}}")).collect();
     format!("{name}{}", columns.concat())
 }
 
@@ -46,8 +53,8 @@ fn take(taken: &mut Vec<Template>, text: &str) -> bool {
     true
 }
 
-fn reasons(table: &Table, text: &str, default: bool) -> Vec<String> {
-    let schema = table.mapped();
+fn reasons(table: &Candidate, text: &str, default: bool) -> Vec<String> {
+    let schema = &table.schema;
     let mut reasons = Vec::new();
     let key = schema.primary_key.join(", ");
     reasons.push(if default {
@@ -57,7 +64,7 @@ fn reasons(table: &Table, text: &str, default: bool) -> Vec<String> {
     } else {
         format!("The key is made of the primary key, {key}. A key cannot begin with the table's name.")
     });
-    reasons.extend(encoding(&schema));
+    reasons.extend(encoding(schema));
     for set in schema.unique.iter().filter(|set| **set != schema.primary_key) {
         let name = text.split(':').next().unwrap_or_default();
         let columns: Vec<String> = set.iter().map(|column| format!(":{{{column}}}")).collect();

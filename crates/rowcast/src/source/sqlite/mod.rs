@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Chunk, ChunkLimits, Error, Portion, PositionRecord, Source, Start};
+use super::{ChunkLimits, Error, Portion, PositionRecord, Read, ReadRows, Source, Start};
 use crate::change::{Bound, Position};
 use crate::mapping::TableSettings;
 
@@ -35,7 +35,7 @@ pub use filter::expression as filter_expression;
 pub use inspect::{Inspection, TableInspection, Waiting, database_of, inspect};
 pub use install::{Report, install, plan, uninstall};
 pub use schema::{Column, Table};
-pub use single::{SingleRow, SingleRowError, count_rows, single_row};
+pub use single::{count_rows, single_row};
 
 use worker::Command;
 
@@ -149,22 +149,30 @@ impl Source for SqliteSource {
         Ok(portion)
     }
 
-    async fn abandon(&mut self) -> Result<(), Error> {
+    async fn abandon(&mut self) -> Result<bool, Error> {
         let untaken = self.pending.take().is_some();
-        self.ask(|reply| Command::Abandon { untaken, reply }).await
+        self.ask(|reply| Command::Abandon { untaken, reply }).await?;
+        Ok(true)
     }
 
-    async fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Option<Chunk>, Error> {
+    async fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Read, Error> {
         let after = after.cloned();
-        self.ask(|reply| Command::Chunk { table, after, limits, reply }).await
+        let chunk = self.ask(|reply| Command::Chunk { table, after, limits, reply }).await?;
+        Ok(chunk.map_or(Read::NoKey, Read::Now))
     }
 
-    async fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> Result<(Chunk, usize), Error> {
+    async fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> Result<ReadRows, Error> {
         let pks = pks.to_vec();
-        self.ask(|reply| Command::Rows { table, pks, limits, reply }).await
+        let (chunk, answered) = self.ask(|reply| Command::Rows { table, pks, limits, reply }).await?;
+        Ok(ReadRows::Now(chunk, answered))
     }
 
     async fn forget(&mut self, upto: Position) -> Result<(), Error> {
         self.ask(|reply| Command::Forget(upto, reply)).await
+    }
+
+    async fn release(&mut self) -> Result<(), Error> {
+        // The file is open to everybody, and the thread writes down at its end what may be forgotten.
+        self.abandon().await.map(drop)
     }
 }

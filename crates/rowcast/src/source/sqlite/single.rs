@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::super::Error;
+use super::super::{Error, SingleRow, SingleRowError};
 use super::error::{Failure, patiently};
 use super::install::{self, Prepared};
 use super::rows::{Lookup, RowReader};
@@ -13,37 +13,10 @@ use super::schema::Table;
 use super::sql::quoted;
 use super::values::{self, Datum};
 use super::{SqliteSettings, stream};
-use crate::change::Image;
-use crate::mapping::{ColumnType, MappedTable};
+use crate::mapping::ColumnType;
 
 /// How long a lock of somebody else is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Why a row cannot be looked for.
-#[derive(Debug, thiserror::Error)]
-pub enum SingleRowError {
-    /// What was typed is no primary key of the table; the text says what one looks like.
-    #[error("{0}")]
-    Key(String),
-    /// The database does not answer.
-    #[error("{0}")]
-    Source(#[from] Error),
-}
-
-/// A row, or that there is none, and the moment of the reading.
-#[derive(Clone, Debug)]
-pub struct SingleRow {
-    /// The table as it is mapped.
-    pub mapped: MappedTable,
-    /// The primary key as a JSON object.
-    pub pk: String,
-    /// The row; absent too where the filter leaves it out.
-    pub image: Image,
-    /// Whether the database has the row.
-    pub exists: bool,
-    /// Whose history the changelog is, and its newest id; `None` where nothing is installed.
-    pub as_of: Option<(String, u64)>,
-}
 
 /// Finds the row of the table at `table` in the settings by its primary key: a value each column, as it would be typed, or
 /// `column=value`.
@@ -165,6 +138,7 @@ fn datum(text: &str, kind: ColumnType) -> Option<Datum> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Image;
     use crate::mapping::TableSettings;
 
     fn database(sql: &str) -> (tempfile::TempDir, SqliteSettings) {

@@ -1,0 +1,299 @@
+//! Existing rows of one table, read by primary key on a snapshot that is told with them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use super::super::{ChunkLimits, ReadRow};
+use super::desk::Told;
+use super::row::Cell;
+use super::rows::{Nameless, Place, RowReader};
+use super::schema::Table;
+use super::types::Catalogue;
+use super::visibility::Snapshot;
+use super::wire::{Answer, Connection, Fault, code, literal, quoted};
+use crate::change::{Bound, Image};
+use crate::mapping::MappedTable;
+
+/// How long one statement of a reading may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long somebody's exclusive lock on the table is waited for; the stream goes on meanwhile.
+const LOCK_PATIENCE: &str = "5s";
+/// How many rows are fetched first, before it is known how long they are.
+const FIRST_ROWS: usize = 64;
+
+/// What is to be read.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub wanted: Wanted,
+    pub limits: ChunkLimits,
+}
+
+/// Which rows.
+#[derive(Clone, Debug)]
+pub(super) enum Wanted {
+    /// Those after a bound, in the order of the key.
+    After(Option<Bound>),
+    /// These, by their primary keys as JSON objects.
+    Rows(Vec<String>),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Readout {
+    pub rows: Vec<ReadRow>,
+    /// Where it ends, for rows after a bound.
+    pub upto: Option<Bound>,
+    pub last: bool,
+    /// Of how many primary keys this is the answer, for rows by their keys.
+    pub answered: usize,
+    /// What the reading has seen.
+    pub snapshot: Snapshot,
+    /// By the server's clock, in microseconds since the epoch.
+    pub read_us: i64,
+}
+
+/// How the rows of one table are read.
+#[derive(Debug)]
+pub(super) struct ReadTable {
+    name: String,
+    sql_name: String,
+    /// The columns that are selected.
+    columns: Vec<String>,
+    /// Names and types of the primary key, as SQL writes them.
+    key: Vec<(String, String)>,
+    key_names: Vec<String>,
+    reader: RowReader,
+}
+
+impl ReadTable {
+    pub fn new(table: &Table, mapped: &MappedTable, catalogue: &Catalogue) -> ReadTable {
+        let mut columns: Vec<String> = mapped.columns.clone();
+        let template = mapped.descriptor.keys.template.columns().map(|column| column.column.clone());
+        for name in table.primary_key().iter().cloned().chain(template) {
+            if !columns.contains(&name) {
+                columns.push(name);
+            }
+        }
+        let place = |name: &String| {
+            let column = table.column(name).expect("a mapping names columns of the table");
+            Place { name: name.clone(), type_oid: column.type_oid, in_identity: true }
+        };
+        let places: Vec<Place> = columns.iter().map(place).collect();
+        let reader = RowReader::new(table, mapped, catalogue, &places).expect("every column of the mapping is selected");
+        let key = |name: &String| (quoted(name), table.column(name).map_or(String::new(), |column| column.declared.clone()));
+        ReadTable {
+            name: table.name.clone(),
+            sql_name: table.sql_name(),
+            columns: columns.iter().map(|name| quoted(name)).collect(),
+            key: table.primary_key().iter().map(key).collect(),
+            key_names: table.primary_key().to_vec(),
+            reader,
+        }
+    }
+
+    /// Whether the bound is a key of the table as it is now.
+    pub fn knows(&self, after: Option<&Bound>) -> bool {
+        self.condition(after).is_some()
+    }
+
+    /// Reads. What the server refuses because the table is locked, or is not what it was, is no fault of the connection.
+    pub async fn read(&self, connection: &mut Connection, reading: Reading) -> Result<Told, Fault> {
+        let read = match &reading.wanted {
+            Wanted::After(after) => match self.condition(after.as_ref()) {
+                Some(condition) => self.read_after(connection, after.clone(), &condition, reading.limits).await.map(Some),
+                None => Ok(None),
+            },
+            Wanted::Rows(pks) => self.read_rows(connection, pks, reading.limits).await.map(Some),
+        };
+        match read {
+            Ok(readout) => {
+                if readout.is_some() {
+                    connection.query("COMMIT", PATIENCE).await?;
+                }
+                Ok(Told::Read(readout))
+            }
+            Err(Fault::Refused(error)) => {
+                connection.query("ROLLBACK", PATIENCE).await?;
+                let passing = matches!(
+                    error.code.as_str(),
+                    code::LOCK_NOT_AVAILABLE
+                        | code::QUERY_CANCELED
+                        | code::UNDEFINED_TABLE
+                        | code::UNDEFINED_COLUMN
+                        | code::UNDEFINED_OBJECT
+                );
+                if passing { Ok(Told::NotNow(format!("reading rows of {}: {error}", self.name))) } else { Err(Fault::Refused(error)) }
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The lock comes before the snapshot: a statement that rewrites the table between the two would leave it empty to the snapshot.
+    fn begin(&self) -> String {
+        format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '{LOCK_PATIENCE}'; \
+             LOCK TABLE {} IN ACCESS SHARE MODE; \
+             SELECT pg_current_snapshot(), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+            self.sql_name
+        )
+    }
+
+    async fn read_after(
+        &self,
+        connection: &mut Connection,
+        after: Option<Bound>,
+        condition: &str,
+        limits: ChunkLimits,
+    ) -> Result<Readout, Fault> {
+        let key: Vec<&str> = self.key.iter().map(|(name, _)| name.as_str()).collect();
+        let wanted = limits.rows.max(1);
+        // One row more than wanted tells whether any follows.
+        let begin = format!(
+            "{}; DECLARE rowcast NO SCROLL CURSOR FOR SELECT {} FROM {}{condition} ORDER BY {} LIMIT {}; FETCH {} FROM rowcast",
+            self.begin(),
+            self.columns.join(","),
+            self.sql_name,
+            key.join(","),
+            wanted + 1,
+            FIRST_ROWS.min(wanted + 1)
+        );
+        let mut answers = VecDeque::from(connection.query(&begin, PATIENCE).await?);
+        let mut readout = readout(answers.pop_front(), after)?;
+        let mut reader = self.reader.clone();
+        let (mut read, mut bytes, mut asked) = (0, 0, FIRST_ROWS.min(wanted + 1));
+        loop {
+            let got = answers.len();
+            for answer in answers.drain(..) {
+                if read >= wanted || bytes >= limits.bytes && read > 0 {
+                    readout.last = false;
+                    return Ok(readout);
+                }
+                read += 1;
+                let row = read_row(&mut reader, &answer)?;
+                bytes += size(&row);
+                readout.rows.push(row);
+                let bound = reader.bound(|place| cell(&answer, place)).map_err(nameless)?;
+                readout.upto = Some(Bound(bound.into()));
+            }
+            if got < asked || read > wanted {
+                return Ok(readout);
+            }
+            // As many as may fit, going by the length of the rows so far.
+            let fitting = limits.bytes.saturating_sub(bytes) * read / bytes.max(1) + 1;
+            asked = fitting.min(wanted + 1 - read).max(1);
+            answers = VecDeque::from(connection.query(&format!("FETCH {asked} FROM rowcast"), PATIENCE).await?);
+        }
+    }
+
+    async fn read_rows(&self, connection: &mut Connection, pks: &[String], limits: ChunkLimits) -> Result<Readout, Fault> {
+        let mut begun = connection.query(&format!("{}; SAVEPOINT row", self.begin()), PATIENCE).await?;
+        let mut readout = readout(begun.pop(), None)?;
+        let mut reader = self.reader.clone();
+        let mut bytes = 0;
+        for pk in pks {
+            if readout.answered >= limits.rows.max(1) || bytes >= limits.bytes && readout.answered > 0 {
+                break;
+            }
+            readout.answered += 1;
+            // Anybody may put a request into the control queue; one that makes no sense must not stop the pipeline.
+            let row = match self.values_of_pk(pk) {
+                Some(values) => self.read_one(connection, &mut reader, &values).await?,
+                None => None,
+            };
+            match row {
+                Some(row) => {
+                    bytes += size(&row);
+                    readout.rows.push(row);
+                }
+                None => tracing::warn!(table = self.name, "a row was requested by {pk:?}, by which none can be told"),
+            }
+        }
+        Ok(readout)
+    }
+
+    /// One row, or that there is none. `None` where the values are none of the key's types, or its template needs more than the key.
+    async fn read_one(&self, connection: &mut Connection, reader: &mut RowReader, values: &[String]) -> Result<Option<ReadRow>, Fault> {
+        let condition = self.key.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
+        let literals = self.literals(values);
+        // The first statement tells how the server itself writes the key.
+        let sql = format!("SELECT {literals}; SELECT {} FROM {} WHERE ({condition}) = ({literals})", self.columns.join(","), self.sql_name);
+        let answers = match connection.query(&sql, PATIENCE).await {
+            Err(Fault::Refused(error)) if error.code.starts_with(code::CLASS_DATA) => {
+                connection.query("ROLLBACK TO SAVEPOINT row", PATIENCE).await?;
+                return Ok(None);
+            }
+            answered => answered?,
+        };
+        let [key, found @ ..] = answers.as_slice() else { return Err(Fault::Lost("the server gave no row for a key".to_owned())) };
+        if let Some(row) = found.first() {
+            return read_row(reader, row).map(Some);
+        }
+        let cell = |place: usize| {
+            let column = self.columns.get(place)?;
+            let index = self.key.iter().position(|(name, _)| name == column)?;
+            key.bytes(index).map(Cell::Text)
+        };
+        let pk = reader.pk(cell).map_err(nameless)?;
+        Ok(reader.key(cell).ok().map(|key| ReadRow { pk, image: Image::Absent { key } }))
+    }
+
+    fn condition(&self, after: Option<&Bound>) -> Option<String> {
+        let Some(after) = after else { return Some(String::new()) };
+        let values: Vec<(String, String)> = ordered(&after.0, |value| serde_json::from_str(value.get()).ok())?;
+        let known = values.iter().map(|(name, _)| name).eq(&self.key_names);
+        let values: Vec<String> = values.into_iter().map(|(_, value)| value).collect();
+        let names: Vec<&str> = self.key.iter().map(|(name, _)| name.as_str()).collect();
+        known.then(|| format!(" WHERE ({}) > ({})", names.join(","), self.literals(&values)))
+    }
+
+    fn literals(&self, values: &[String]) -> String {
+        let typed = |(value, (_, declared)): (&String, &(String, String))| format!("{}::{declared}", literal(value));
+        values.iter().zip(&self.key).map(typed).collect::<Vec<_>>().join(",")
+    }
+
+    /// The server's text of each column of a primary key that stands as a JSON object.
+    fn values_of_pk(&self, pk: &str) -> Option<Vec<String>> {
+        let text = |value: &RawValue| match value.get() {
+            "null" => None,
+            text if text.starts_with(['{', '[']) => None,
+            text if text.starts_with('"') => serde_json::from_str(text).ok(),
+            text => Some(text.to_owned()),
+        };
+        let values = ordered(pk, text)?;
+        let of = |name: &String| values.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
+        let found: Option<Vec<String>> = self.key_names.iter().map(of).collect();
+        found.filter(|_| values.len() == self.key_names.len())
+    }
+}
+
+/// The fields of a JSON object in their order.
+fn ordered(json: &str, value: impl Fn(&RawValue) -> Option<String>) -> Option<Vec<(String, String)>> {
+    let fields = crate::mapping::Fields::of(json)?;
+    fields.0.into_iter().map(|(name, raw)| Some((name.into_owned(), value(raw)?))).collect()
+}
+
+fn readout(first: Option<Answer>, upto: Option<Bound>) -> Result<Readout, Fault> {
+    let first = first.ok_or_else(|| Fault::Lost("the server gave no snapshot".to_owned()))?;
+    let snapshot = Snapshot::read(first.text(0)?)?;
+    Ok(Readout { rows: Vec::new(), upto, last: true, answered: 0, snapshot, read_us: first.number(1)? })
+}
+
+fn read_row(reader: &mut RowReader, answer: &Answer) -> Result<ReadRow, Fault> {
+    let pk = reader.pk(|place| cell(answer, place)).map_err(nameless)?;
+    let image = reader.image(|place| cell(answer, place)).expect("a query tells every column");
+    Ok(ReadRow { pk, image })
+}
+
+fn cell(answer: &Answer, place: usize) -> Option<Cell<'_>> {
+    (place < answer.len()).then(|| answer.bytes(place).map_or(Cell::Null, Cell::Text))
+}
+
+fn nameless(nameless: Nameless) -> Fault {
+    Fault::Hopeless(nameless.0)
+}
+
+fn size(row: &ReadRow) -> usize {
+    row.pk.len() + if let Image::Present { json, .. } = &row.image { json.len() } else { 0 }
+}

@@ -1,0 +1,111 @@
+//! Ordinary connections at work: each is a task that answers one question after the other, so that the stream never waits for an answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::chunk::{ReadTable, Reading, Readout};
+use super::schema::{self, Table};
+use super::visibility::Snapshot;
+use super::wire::{Connection, Fault, literal};
+
+/// How long a short statement may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A question.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// What is visible now?
+    Snapshot,
+    /// Writes a message into the log, in a transaction of its own that waits for nobody.
+    Emit(String),
+    /// What does the catalogue say of the tables?
+    Look,
+    /// Reads rows.
+    Read(Arc<ReadTable>, Reading),
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) enum Told {
+    Snapshot(Snapshot),
+    Emitted,
+    Looked(Vec<Option<Table>>),
+    /// `None` where what the reading begins after is no key of the table.
+    Read(Option<Readout>),
+    /// The rows could not be read now; the server's words.
+    NotNow(String),
+}
+
+/// Which objects the questions are about.
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    /// The publication.
+    pub publication: String,
+    /// The prefix of our messages in the log.
+    pub prefix: String,
+    /// The configured tables.
+    pub names: Vec<String>,
+}
+
+/// A task with a connection. Dropping it ends both.
+#[derive(Debug)]
+pub(super) struct Desk {
+    asks: mpsc::UnboundedSender<Ask>,
+    task: JoinHandle<()>,
+}
+
+impl Desk {
+    /// Starts one whose answers go to `told`.
+    pub fn start(connection: Connection, subject: Subject, told: mpsc::UnboundedSender<Result<Told, Fault>>) -> Desk {
+        let (asks, questions) = mpsc::unbounded_channel();
+        let task = tokio::spawn(answer(connection, subject, questions, told));
+        Desk { asks, task }
+    }
+
+    /// Asks. If the task has ended its last answer says why.
+    pub fn ask(&self, ask: Ask) {
+        drop(self.asks.send(ask));
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer(
+    mut connection: Connection,
+    subject: Subject,
+    mut questions: mpsc::UnboundedReceiver<Ask>,
+    told: mpsc::UnboundedSender<Result<Told, Fault>>,
+) {
+    while let Some(ask) = questions.recv().await {
+        let answer = match ask {
+            Ask::Snapshot => snapshot(&mut connection).await.map(Told::Snapshot),
+            Ask::Emit(content) => emit(&mut connection, &subject.prefix, &content).await.map(|()| Told::Emitted),
+            Ask::Look => schema::read(&mut connection, &subject.publication, &subject.names).await.map(|(tables, _)| Told::Looked(tables)),
+            Ask::Read(table, reading) => table.read(&mut connection, reading).await,
+        };
+        let over = answer.is_err();
+        if told.send(answer).is_err() || over {
+            return;
+        }
+    }
+}
+
+/// What is visible now.
+pub(super) async fn snapshot(connection: &mut Connection) -> Result<Snapshot, Fault> {
+    let rows = connection.query("SELECT pg_current_snapshot()", PATIENCE).await?;
+    let row = rows.first().ok_or_else(|| Fault::Lost("the server gave no snapshot".to_owned()))?;
+    Snapshot::read(row.text(0)?)
+}
+
+/// Writes a message into the log. Where commits wait for a synchronous standby this one does not, for our sessions commit locally.
+async fn emit(connection: &mut Connection, prefix: &str, content: &str) -> Result<(), Fault> {
+    let sql = format!("SELECT pg_logical_emit_message(true, {}, {})", literal(prefix), literal(content));
+    connection.query(&sql, PATIENCE).await.map(drop)
+}

@@ -1,0 +1,511 @@
+//! A session: one stream from one slot, and two connections beside it, from `begin` until something changes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::super::{Chunk, ChunkLimits, Error, Portion, Read};
+use super::chunk::{ReadTable, Reading, Readout, Wanted};
+use super::desk::{Ask, Desk, Told};
+use super::feed::Feed;
+use super::record::{self, Keeping, Mark};
+use super::schema::Table;
+use super::stream::{Committed, Step, Stream};
+use super::touched::Touched;
+use super::visibility::Snapshot;
+use super::wire::{Fault, Frame};
+use crate::change::{Bound, Lineage, Position};
+
+/// How often it is asked what is visible while a reading waits for it, and while nothing but confirming does.
+const POLL_WAITING: Duration = Duration::from_millis(5);
+const POLL: Duration = Duration::from_millis(200);
+/// How often the catalogue is compared with what it was.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often a message of ours is written while changes are shipped, so that the server may forget them.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+/// How much log of others may lie behind the newest message on an otherwise idle database.
+const MARK_BYTES: u64 = 64 * 1024;
+/// Messages of readings become records no more often than this.
+const RECORD_EVERY: Duration = Duration::from_millis(500);
+/// How long a reading waits that the server refused for now.
+const NOT_NOW: Duration = Duration::from_secs(1);
+/// How many rows that the log does not tell whole are read at once.
+const OWN_ROWS: ChunkLimits = ChunkLimits { rows: 500, bytes: 512 * 1024 };
+
+/// A reading under way.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    table: usize,
+    reading: Reading,
+    /// Whether somebody has asked for it; else it is rows that the log does not tell whole, needed by a transaction that commits here.
+    own: Option<u64>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It waits until these streamed transactions are visible, and not before that moment.
+    Waiting { blockers: Vec<u32>, not_before: Instant },
+    /// The server is asked.
+    Asked,
+    /// It waits for this message of ours to come by.
+    Read { readout: Readout, mark: u64 },
+}
+
+/// What a session stands on, made by [`super::begin`].
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub place: String,
+    pub lineage: Lineage,
+    /// Tells our messages of this session from those of others.
+    pub nonce: String,
+    pub feed: Feed,
+    /// For what is short.
+    pub aside: Desk,
+    /// For rows.
+    pub reader: Desk,
+    pub told: mpsc::UnboundedReceiver<Result<Told, Fault>>,
+    pub facts: Vec<Option<Table>>,
+    pub read_tables: Vec<Arc<ReadTable>>,
+    pub stream: Stream,
+    pub confirmed: u64,
+    /// Until a snapshot's xmin is this far, no row is read: a transaction that began before its table was published may run.
+    pub barrier: Option<u64>,
+}
+
+/// An open history.
+#[derive(Debug)]
+pub(super) struct Session {
+    parts: Parts,
+    frames: VecDeque<Frame>,
+    ready: VecDeque<Portion>,
+    /// Up to where portions were handed out.
+    flushed: Position,
+    keeping: Keeping,
+    under_way: Option<UnderWay>,
+    /// The next one.
+    asked: Option<(usize, Reading)>,
+    /// Whether the newest one was for rows that the log does not tell whole.
+    own_last: bool,
+    /// Messages of ours: how many were written, and which came by last.
+    written: u64,
+    seen: u64,
+    last_written: Instant,
+    last_record: Option<Instant>,
+    /// Where the newest record's transaction ends.
+    record_end: u64,
+    /// Whether anything was shipped since then.
+    dirty: bool,
+    /// Up to where the server has told of its log.
+    alive: u64,
+    /// Whether an answer about visibility is awaited.
+    polling: bool,
+    next_poll: Instant,
+    looking: bool,
+    next_look: Instant,
+    /// A table whose rows come with columns that do not fit; nothing more is taken in before the catalogue has said whether they are older
+    /// or newer than what is known of it.
+    strange: Option<usize>,
+}
+
+impl Session {
+    pub fn new(parts: Parts) -> Session {
+        let now = Instant::now();
+        let flushed = parts.stream.position();
+        let keeping = Keeping::new(parts.confirmed);
+        let record_end = parts.confirmed;
+        let mut session = Session {
+            parts,
+            frames: VecDeque::new(),
+            ready: VecDeque::new(),
+            flushed,
+            keeping,
+            under_way: None,
+            asked: None,
+            own_last: false,
+            written: 0,
+            seen: 0,
+            last_written: now,
+            last_record: None,
+            record_end,
+            dirty: false,
+            alive: 0,
+            polling: false,
+            next_poll: now,
+            looking: false,
+            next_look: now + LOOK_EVERY,
+            strange: None,
+        };
+        // No row is read before a message of this session has come by: until then transactions may follow that an earlier session has
+        // shipped already.
+        session.write_mark();
+        session
+    }
+
+    /// The next portion. Cancel safe: whatever has arrived stays here.
+    pub async fn next(&mut self) -> Result<Portion, Error> {
+        loop {
+            if let Some(portion) = self.ready.pop_front() {
+                return Ok(portion);
+            }
+            while let Ok(told) = self.parts.told.try_recv() {
+                self.on_told(told)?;
+            }
+            self.work();
+            if self.strange.is_none() {
+                if self.take_frames()? {
+                    continue;
+                }
+                if self.has_news() {
+                    match self.parts.feed.frames_at_once() {
+                        Some(frames) => self.frames.extend(self.explained(frames, "reading the log")?),
+                        None => self.flush(),
+                    }
+                    continue;
+                }
+            }
+            let wake = self.wake();
+            let waits_for_frames = self.frames.is_empty();
+            let feed = &mut self.parts.feed;
+            tokio::select! {
+                biased;
+                told = self.parts.told.recv() => match told {
+                    Some(told) => self.on_told(told)?,
+                    None => return Err(Error::Busy(format!("PostgreSQL at {}: both connections are over", self.parts.place))),
+                },
+                frames = feed.frames(), if waits_for_frames => {
+                    let frames = self.explained(frames, "reading the log")?;
+                    self.frames.extend(frames);
+                }
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Takes in what has arrived, until there is a portion. Returns whether there was anything.
+    fn take_frames(&mut self) -> Result<bool, Error> {
+        let mut any = false;
+        while self.ready.is_empty() && self.strange.is_none() {
+            let Some(frame) = self.frames.pop_front() else { break };
+            any = true;
+            match frame {
+                Frame::Alive { end, .. } => {
+                    self.alive = self.alive.max(end);
+                    self.parts.stream.advance(end);
+                }
+                Frame::Data(data) => match self.parts.stream.take(&data)? {
+                    Step::Within => {}
+                    Step::Committed(committed) => self.on_commit(&committed),
+                    Step::Strange { table } => self.on_strange(table),
+                },
+            }
+            if self.parts.stream.is_full() {
+                self.flush();
+            }
+        }
+        Ok(any)
+    }
+
+    fn on_commit(&mut self, committed: &Committed) {
+        self.alive = self.alive.max(committed.end);
+        self.dirty |= committed.holds_changes;
+        let mark = committed
+            .message
+            .as_deref()
+            .and_then(|message| message.strip_prefix(self.parts.nonce.as_str())?.strip_prefix(':')?.parse().ok());
+        if let Some(mark) = mark {
+            self.on_mark(mark, committed);
+        }
+    }
+
+    /// A message of this session comes by.
+    fn on_mark(&mut self, mark: u64, committed: &Committed) {
+        debug_assert!(!committed.holds_changes);
+        self.seen = self.seen.max(mark);
+        // All that came before it goes out first; what follows from the message must have gone out before its own position has.
+        self.hand_out(committed.before);
+        if let Some(under_way) =
+            self.under_way.take_if(|under_way| matches!(under_way.state, State::Read { mark: awaited, .. } if awaited == mark))
+        {
+            self.finish(under_way, committed);
+        }
+        let behind = committed.end.saturating_sub(self.record_end) > MARK_BYTES;
+        let due = self.last_record.is_none_or(|last| last.elapsed() >= RECORD_EVERY && (self.dirty || behind));
+        if due {
+            let mark = Mark { xid: committed.xid, committed_us: committed.committed_us };
+            self.ready.push_back(Portion::Record(record::record(&self.parts.lineage, committed.commit, &mark)));
+            self.keeping.published(committed.commit, committed.end);
+            self.record_end = committed.end;
+            self.last_record = Some(Instant::now());
+            self.dirty = false;
+        }
+        self.hand_out(Position(committed.end, 0));
+    }
+
+    fn has_news(&self) -> bool {
+        self.parts.stream.has_changes() || self.parts.stream.position() > self.flushed && self.parts.stream.between()
+    }
+
+    fn flush(&mut self) {
+        let to = self.parts.stream.position();
+        self.hand_out(to);
+    }
+
+    /// Hands out what there is, up to `to`.
+    fn hand_out(&mut self, to: Position) {
+        for table in std::mem::take(&mut self.parts.stream.resyncs) {
+            self.ready.push_back(Portion::Resync { table });
+        }
+        let changes = self.parts.stream.take_changes();
+        if changes.is_empty() && to <= self.flushed {
+            return;
+        }
+        self.flushed = to;
+        self.ready.push_back(Portion::Changes { changes, to, complete: self.parts.stream.between() });
+    }
+
+    fn on_strange(&mut self, table: usize) {
+        self.strange = Some(table);
+        // A look that is under way may have begun too early.
+        self.next_look = Instant::now();
+    }
+
+    // What the other connections say.
+
+    fn on_told(&mut self, told: Result<Told, Fault>) -> Result<(), Error> {
+        match self.explained(told, "asking it")? {
+            Told::Snapshot(snapshot) => self.on_snapshot(&snapshot),
+            Told::Emitted => {}
+            Told::Looked(facts) => self.on_look(&facts)?,
+            Told::Read(readout) => self.on_readout(readout),
+            Told::NotNow(why) => {
+                tracing::debug!("{why}; trying again");
+                self.next_look = Instant::now();
+                if let Some(under_way) = &mut self.under_way {
+                    under_way.state = State::Waiting { blockers: Vec::new(), not_before: Instant::now() + NOT_NOW };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_snapshot(&mut self, snapshot: &Snapshot) {
+        self.polling = false;
+        self.parts.stream.unseen.shown(snapshot);
+        self.parts.barrier = self.parts.barrier.filter(|barrier| snapshot.xmin < *barrier);
+        if let Some(UnderWay { state: State::Waiting { blockers, .. }, .. }) = &mut self.under_way {
+            blockers.retain(|xid| !snapshot.sees(*xid));
+        }
+        self.confirm();
+    }
+
+    fn on_look(&mut self, facts: &[Option<Table>]) -> Result<(), Error> {
+        self.looking = false;
+        if let Some(differs) = difference(&self.parts.facts, facts) {
+            return Err(Error::Changed(differs));
+        }
+        if let Some(table) = self.strange.take() {
+            // They are older than the mapping, which is read anew where it was not yet.
+            self.parts.stream.pass_over(table);
+        }
+        Ok(())
+    }
+
+    fn on_readout(&mut self, readout: Option<Readout>) {
+        let Some(readout) = readout else {
+            // Only a bound can be unknown, and that was found out before.
+            unreachable!("a reading begins after a key of the table")
+        };
+        let mark = self.write_mark();
+        let under_way = self.under_way.as_mut().expect("a reading is under way until it has been handed out");
+        under_way.state = State::Read { readout, mark };
+    }
+
+    /// The message of a reading has come by: it goes out, less what the stream has touched in transactions that it has not seen.
+    fn finish(&mut self, under_way: UnderWay, committed: &Committed) {
+        let State::Read { mut readout, .. } = under_way.state else { unreachable!("only what was read is finished") };
+        let touched = self.parts.stream.touched.take().expect("it is watched what the stream touches while rows are read");
+        if !touched.strike_out(&readout.snapshot, &mut readout.rows) {
+            tracing::debug!("a transaction has touched more rows than are remembered; reading again");
+            self.start(under_way.table, under_way.reading, under_way.own);
+            return;
+        }
+        let answered = readout.answered;
+        if let (Some(since), Wanted::Rows(pks)) = (under_way.own, &under_way.reading.wanted) {
+            self.keeping.hold(since, committed.end);
+            self.parts.stream.want_again(under_way.table, &pks[answered..], since);
+        }
+        let chunk = Chunk {
+            rows: readout.rows,
+            upto: readout.upto,
+            last: readout.last,
+            // The stream has passed the moment of its reading already.
+            as_of: Position::START,
+            read_us: readout.read_us,
+        };
+        self.ready.push_back(Portion::Rows { table: under_way.table, chunk, answered, asked: under_way.own.is_none() });
+    }
+
+    // Readings.
+
+    /// Begins to read rows after a bound.
+    pub fn read_after(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Read, Error> {
+        let Some(read_table) = self.parts.read_tables.get(table) else {
+            return Err(Error::Fatal(format!("there is no table number {table} in this pipeline")));
+        };
+        if !read_table.knows(after) {
+            return Ok(Read::NoKey);
+        }
+        self.ask_for(table, Reading { wanted: Wanted::After(after.cloned()), limits });
+        Ok(Read::Later)
+    }
+
+    /// Begins to read these rows.
+    pub fn read_rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) {
+        self.ask_for(table, Reading { wanted: Wanted::Rows(pks.to_vec()), limits });
+    }
+
+    fn ask_for(&mut self, table: usize, reading: Reading) {
+        let before = self.asked.replace((table, reading));
+        assert!(before.is_none(), "one reading is asked for at a time");
+        self.begin_reading();
+    }
+
+    /// If none is under way: one that somebody has asked for, or rows that the log does not tell whole, in turns.
+    fn begin_reading(&mut self) {
+        if self.under_way.is_some() {
+            return;
+        }
+        let own_turn = !self.own_last || self.asked.is_none();
+        let own = if own_turn { self.parts.stream.wanted(OWN_ROWS.rows) } else { None };
+        self.own_last = own.is_some();
+        if let Some((table, pks, since)) = own {
+            self.start(table, Reading { wanted: Wanted::Rows(pks), limits: OWN_ROWS }, Some(since));
+        } else if let Some((table, reading)) = self.asked.take() {
+            self.start(table, reading, None);
+        }
+    }
+
+    /// What was streamed before now must be visible to the reading; what is streamed from now on is watched.
+    fn start(&mut self, table: usize, reading: Reading, own: Option<u64>) {
+        let stream = &mut self.parts.stream;
+        let blockers = stream.unseen.xids().chain(stream.open_xid()).collect();
+        stream.touched = Some(Touched::new(table));
+        let state = State::Waiting { blockers, not_before: Instant::now() };
+        self.under_way = Some(UnderWay { table, reading, own, state });
+        self.next_poll = Instant::now();
+    }
+
+    // What is due.
+
+    /// Asks whatever is due to be asked.
+    fn work(&mut self) {
+        let now = Instant::now();
+        self.begin_reading();
+        if let Some(UnderWay { table, reading, state, .. }) = &mut self.under_way
+            && let State::Waiting { blockers, not_before } = state
+            && blockers.is_empty()
+            && *not_before <= now
+            && self.seen > 0
+            && self.parts.barrier.is_none()
+        {
+            *state = State::Asked;
+            self.parts.reader.ask(Ask::Read(Arc::clone(&self.parts.read_tables[*table]), reading.clone()));
+        }
+        if let Some(due) = self.poll_due()
+            && due <= now
+        {
+            self.polling = true;
+            self.next_poll = now + if self.is_waiting() { POLL_WAITING } else { POLL };
+            self.parts.aside.ask(Ask::Snapshot);
+        }
+        if !self.looking && self.next_look <= now {
+            self.looking = true;
+            self.next_look = now + LOOK_EVERY;
+            self.parts.aside.ask(Ask::Look);
+        }
+        if self.mark_due().is_some_and(|due| due <= now) {
+            self.write_mark();
+        }
+    }
+
+    /// Until when there is nothing to do unless something arrives.
+    fn wake(&self) -> Instant {
+        let reading = match &self.under_way {
+            Some(UnderWay { state: State::Waiting { not_before, blockers }, .. }) if blockers.is_empty() => {
+                Some(*not_before).filter(|_| self.seen > 0 && self.parts.barrier.is_none())
+            }
+            _ => None,
+        };
+        [reading, self.poll_due(), self.mark_due()].into_iter().flatten().fold(self.next_look, Instant::min)
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(&self.under_way, Some(UnderWay { state: State::Waiting { .. }, .. }))
+    }
+
+    fn poll_due(&self) -> Option<Instant> {
+        let needed = !self.parts.stream.unseen.is_empty() || self.parts.barrier.is_some() && self.is_waiting();
+        (needed && !self.polling).then_some(self.next_poll)
+    }
+
+    /// When a message of ours is to be written so that the server may forget: not while one is under way.
+    fn mark_due(&self) -> Option<Instant> {
+        let behind = self.alive.saturating_sub(self.record_end) > MARK_BYTES;
+        ((self.dirty || behind) && self.seen == self.written).then_some(self.last_written + MARK_EVERY)
+    }
+
+    fn write_mark(&mut self) -> u64 {
+        self.written += 1;
+        self.last_written = Instant::now();
+        self.parts.aside.ask(Ask::Emit(format!("{}:{}", self.parts.nonce, self.written)));
+        self.written
+    }
+
+    // What may be forgotten.
+
+    /// Every partition has everything up to here.
+    pub fn forget(&mut self, upto: Position) {
+        self.keeping.forget(upto);
+        self.confirm();
+    }
+
+    fn confirm(&mut self) {
+        let stream = &self.parts.stream;
+        let own = self.under_way.as_ref().and_then(|under_way| under_way.own);
+        let oldest = stream.unseen.oldest().into_iter().chain(stream.wanted_since()).chain(own).min();
+        let confirmed = self.keeping.confirm(oldest);
+        self.parts.feed.confirm(confirmed);
+    }
+
+    /// The tables' memberships in the publication, once every transaction has ended that may have begun before them.
+    pub fn settled(&self) -> Vec<u32> {
+        match self.parts.barrier {
+            None => self.parts.facts.iter().flatten().filter_map(|table| table.membership).collect(),
+            Some(_) => Vec::new(),
+        }
+    }
+
+    /// Ends all connections, the stream in an orderly way.
+    pub async fn end(self) {
+        self.parts.feed.end().await;
+    }
+
+    fn explained<T>(&self, outcome: Result<T, Fault>, doing: &str) -> Result<T, Error> {
+        outcome.map_err(|fault| fault.explain(&self.parts.place, doing))
+    }
+}
+
+/// What has changed in the catalogue, as a sentence.
+fn difference(before: &[Option<Table>], now: &[Option<Table>]) -> Option<String> {
+    before.iter().zip(now).find_map(|(before, now)| match (before, now) {
+        (None, None) => None,
+        (None, Some(now)) => Some(format!("there is a table {} now", now.name)),
+        (Some(before), None) => Some(format!("the table {} is gone", before.name)),
+        (Some(before), Some(now)) if before != now => Some(format!("the table {} was altered", before.name)),
+        (Some(_), Some(_)) => None,
+    })
+}

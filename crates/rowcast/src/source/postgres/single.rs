@@ -1,0 +1,116 @@
+//! One row, as it is now: for people who ask, not for the stream.
+
+use std::time::Duration;
+
+use super::super::{ChunkLimits, SingleRow, SingleRowError};
+use super::chunk::{ReadTable, Reading, Wanted};
+use super::desk::Told;
+use super::inspect::lineage;
+use super::schema::{self, Table};
+use super::wire::quoted;
+use super::{Error, PostgresSettings, install, slot};
+use crate::batch::push_json_text;
+use crate::change::Image;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Finds the row of the table at `table` in the settings by its primary key: a value each column, as it would be typed, or
+/// `column=value`.
+pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String]) -> Result<SingleRow, SingleRowError> {
+    let mut connection = settings.connect("looking for the row").await?;
+    let explain = settings.explain("looking for the row");
+    let configured = &settings.tables[table];
+    let names = [configured.name.clone()];
+    let (mut found, catalogue) = schema::read(&mut connection, &settings.publication(), &names).await.map_err(&explain)?;
+    let found = found.pop().flatten().ok_or_else(|| Error::Fatal(install::missing(&configured.name)))?;
+    let mapped = found.resolve(configured).map_err(Error::from)?;
+    let pk = typed_key(&found, key).map_err(SingleRowError::Key)?;
+    let installed = slot::read(&mut connection, &settings.slot()).await.map_err(&explain)?.is_some();
+    let whose = if installed { Some(lineage(settings, &mut connection).await?) } else { None };
+    let read_table = ReadTable::new(&found, &mapped, &catalogue);
+    let reading = Reading { wanted: Wanted::Rows(vec![pk.clone()]), limits: ChunkLimits { rows: 1, bytes: usize::MAX } };
+    let readout = match read_table.read(&mut connection, reading).await.map_err(&explain)? {
+        Told::Read(Some(readout)) => readout,
+        Told::NotNow(why) => return Err(Error::Busy(why).into()),
+        _ => return Err(Error::Busy("the row was not read".to_owned()).into()),
+    };
+    // Whatever the row holds was written before here.
+    let end = connection.query("SELECT pg_current_wal_insert_lsn() - '0/0'", PATIENCE).await.map_err(&explain)?;
+    let end: u64 = match end.first() {
+        Some(row) => row.number(0).map_err(&explain)?,
+        None => return Err(Error::Busy("the server did not say where its log ends".to_owned()).into()),
+    };
+    let as_of = whose.map(|lineage| (lineage, end));
+    match readout.rows.into_iter().next() {
+        Some(row) => Ok(SingleRow { mapped, pk: row.pk, exists: !matches!(row.image, Image::Absent { .. }), image: row.image, as_of }),
+        // A template that is not made of the primary key alone cannot be told without the row.
+        None if template_in_key(&found, &mapped) => {
+            Err(SingleRowError::Key(format!("{} is no primary key of {}", key.join(" "), configured.name)))
+        }
+        None => Ok(SingleRow {
+            exists: false,
+            pk,
+            image: Image::Absent { key: vec![crate::change::KeyValue::Null; mapped.descriptor.keys.template.columns().count()] },
+            mapped,
+            as_of,
+        }),
+    }
+}
+
+fn template_in_key(table: &Table, mapped: &crate::mapping::MappedTable) -> bool {
+    mapped.descriptor.keys.template.columns().all(|column| table.primary_key().contains(&column.column))
+}
+
+/// The primary key as a JSON object out of what was typed.
+fn typed_key(table: &Table, typed: &[String]) -> Result<String, String> {
+    let columns = table.primary_key();
+    let wrong = |what: String| match columns {
+        [column] => format!("{what}; a row of {} is found by one value, that of {column}", table.name),
+        columns => {
+            let values: Vec<String> = columns.iter().map(|column| format!("{column}=VALUE")).collect();
+            format!("{what}; a row of {} is found by {}", table.name, values.join(" "))
+        }
+    };
+    let mut values: Vec<Option<&str>> = vec![None; columns.len()];
+    for (place, text) in typed.iter().enumerate() {
+        // What stands before = names a column only if it is one; a value may have = in it.
+        let named = text.split_once('=').and_then(|(name, value)| Some((columns.iter().position(|column| *column == name)?, value)));
+        let (place, value) = named.unwrap_or((place, text));
+        match values.get_mut(place) {
+            Some(slot @ None) => *slot = Some(value),
+            Some(Some(_)) => return Err(wrong(format!("{} is given twice", columns[place]))),
+            None => return Err(wrong(format!("{} values are given", typed.len()))),
+        }
+    }
+    let mut pk = String::from("{");
+    for (value, column) in values.into_iter().zip(columns) {
+        let value = value.ok_or_else(|| wrong(format!("{column} is not given")))?;
+        if pk.len() > 1 {
+            pk.push(',');
+        }
+        push_json_text(&mut pk, column);
+        pk.push(':');
+        push_json_text(&mut pk, value);
+    }
+    pk.push('}');
+    Ok(pk)
+}
+
+/// About how many rows the tables have, in the order of their names here: what the server's statistics say.
+pub async fn count_rows(settings: &PostgresSettings, names: &[&str]) -> Result<Vec<u64>, Error> {
+    let mut connection = settings.connect("counting rows").await?;
+    let explain = settings.explain("counting rows");
+    let mut counts = Vec::with_capacity(names.len());
+    for name in names {
+        let (schema, relation) = schema::split_name(name);
+        let table = super::wire::literal(&format!("{}.{}", quoted(schema), quoted(relation)));
+        let sql = format!(
+            "SELECT coalesce(sum(greatest(c.reltuples, s.n_live_tup, 0)), 0)::bigint FROM \
+             (SELECT {table}::regclass AS oid UNION SELECT relid FROM pg_partition_tree({table}::regclass)) t \
+             JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'r' LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid"
+        );
+        let rows = connection.query(&sql, PATIENCE).await.map_err(&explain)?;
+        counts.push(rows.first().map_or(Ok(0), |row| row.number(0)).map_err(&explain)?);
+    }
+    Ok(counts)
+}

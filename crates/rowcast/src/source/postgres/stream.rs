@@ -1,0 +1,486 @@
+//! From the messages of the log to changes: which table, which row, where it stands. Pure.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use super::super::Error;
+use super::pgoutput::{self, Message, Old, Relation, Tuple};
+use super::row::{Cell, Cells};
+use super::rows::{Nameless, Place, RowReader};
+use super::schema::Table;
+use super::touched::Touched;
+use super::types::Catalogue;
+use super::visibility::Unseen;
+use crate::change::{Change, Image, KeyValue, Op, Position};
+use crate::mapping::MappedTable;
+
+/// How much one portion holds, more or less.
+const PORTION_CHANGES: usize = 2000;
+const PORTION_BYTES: usize = 1 << 20;
+/// How many rows of a table may wait to be read singly; more than that, and the whole table is read anew.
+const SINGLES_MAX: usize = 20_000;
+/// How many keys are remembered that a transaction took from a table whose uniqueness is checked only at its end.
+const TAKEN_MAX: usize = 100_000;
+
+/// A table of the pipeline, in the order that changes count.
+#[derive(Debug)]
+pub(super) struct SessionTable {
+    pub table: Table,
+    pub mapped: MappedTable,
+    /// Whether two rows may have one key for a moment, within a transaction.
+    pub deferred: bool,
+}
+
+/// Rows that the log does not tell whole, so that they must be read.
+#[derive(Debug, Default)]
+struct Singles {
+    pks: VecDeque<String>,
+    known: HashSet<String>,
+    /// The commit record of the oldest transaction that needs one of them.
+    since: u64,
+}
+
+impl Singles {
+    /// Takes up to so many out.
+    fn take(&mut self, most: usize) -> Vec<String> {
+        let taken: Vec<String> = self.pks.drain(..self.pks.len().min(most)).collect();
+        for pk in &taken {
+            self.known.remove(pk);
+        }
+        taken
+    }
+}
+
+/// What came with a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A part of a transaction, or nothing.
+    Within,
+    /// A transaction has ended.
+    Committed(Committed),
+    /// A table's rows come with columns of which no row as it is mapped can be made.
+    Strange {
+        /// Which table.
+        table: usize,
+    },
+}
+
+/// The end of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub xid: u32,
+    /// Where its commit record starts and ends.
+    pub commit: u64,
+    pub end: u64,
+    pub committed_us: i64,
+    /// Where the stream stood before it.
+    pub before: Position,
+    /// Our message in it.
+    pub message: Option<String>,
+    /// Whether there was anything in it but messages.
+    pub holds_changes: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    xid: u32,
+    commit: u64,
+    committed_us: i64,
+    /// How many events the log has told of it, ours or not.
+    index: u64,
+    before: Position,
+    message: Option<String>,
+    holds_changes: bool,
+    /// By table and key, who took it last.
+    taken: HashMap<(usize, String), String>,
+}
+
+/// A relation that the stream has described.
+#[derive(Debug)]
+enum Known {
+    /// No table of ours.
+    Other,
+    /// Rows of a table; without a reader they are passed over.
+    Ours { table: usize, reader: Option<Box<RowReader>>, in_identity: Vec<bool> },
+}
+
+/// The stream so far.
+#[derive(Debug)]
+pub(super) struct Stream {
+    tables: Vec<SessionTable>,
+    catalogue: Catalogue,
+    prefix: String,
+    /// By oid, whose rows a relation holds.
+    leaves: HashMap<u32, usize>,
+    known: HashMap<u32, Known>,
+    open: Option<Open>,
+    /// Everything before this was told.
+    position: Position,
+    pub unseen: Unseen,
+    /// Set while rows are being read.
+    pub touched: Option<Touched>,
+    singles: BTreeMap<usize, Singles>,
+    /// Tables that must be read anew as a whole.
+    pub resyncs: Vec<usize>,
+    changes: Vec<Change>,
+    bytes: usize,
+    old_cells: Cells,
+    new_cells: Cells,
+}
+
+impl Stream {
+    /// Begins where every commit record before `from` was shipped.
+    pub fn new(tables: Vec<SessionTable>, catalogue: Catalogue, prefix: String, from: Position) -> Stream {
+        let leaf =
+            |(index, table): (usize, &SessionTable)| table.table.leaves.iter().map(move |leaf| (leaf.oid, index)).collect::<Vec<_>>();
+        let leaves = tables.iter().enumerate().flat_map(leaf).collect();
+        Stream {
+            tables,
+            catalogue,
+            prefix,
+            leaves,
+            known: HashMap::new(),
+            open: None,
+            position: from,
+            unseen: Unseen::default(),
+            touched: None,
+            singles: BTreeMap::new(),
+            resyncs: Vec::new(),
+            changes: Vec::new(),
+            bytes: 0,
+            old_cells: Cells::default(),
+            new_cells: Cells::default(),
+        }
+    }
+
+    /// Where the stream stands: up to here everything is in the portions taken so far, or in the next one.
+    pub fn position(&self) -> Position {
+        self.open.as_ref().map_or(self.position, |open| Position(open.commit, open.index))
+    }
+
+    /// Whether it stands between two transactions.
+    pub fn between(&self) -> bool {
+        self.open.is_none()
+    }
+
+    /// The transaction that is being told.
+    pub fn open_xid(&self) -> Option<u32> {
+        self.open.as_ref().map(|open| open.xid)
+    }
+
+    /// The server has told that every commit record before `end` was told of, or is none of ours.
+    pub fn advance(&mut self, end: u64) {
+        if self.open.is_none() {
+            self.position = self.position.max(Position(end, 0));
+        }
+    }
+
+    /// Whether there are as many changes as a portion should hold.
+    pub fn is_full(&self) -> bool {
+        self.changes.len() >= PORTION_CHANGES || self.bytes >= PORTION_BYTES
+    }
+
+    /// The changes so far.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        self.bytes = 0;
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether there are any.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Takes in one message.
+    pub fn take(&mut self, message: &[u8]) -> Result<Step, Error> {
+        let message = pgoutput::decode(message).map_err(|error| Error::Fatal(format!("{error}; this is a fault in rowcast")))?;
+        match message {
+            Message::Begin { commit_lsn, committed_us, xid } => {
+                assert!(self.open.is_none(), "a transaction begins only after the one before has ended");
+                let before = self.position;
+                self.open = Some(Open {
+                    xid,
+                    commit: commit_lsn,
+                    committed_us,
+                    index: 0,
+                    before,
+                    message: None,
+                    holds_changes: false,
+                    taken: HashMap::new(),
+                });
+            }
+            Message::Commit { commit_lsn, end_lsn, .. } => return Ok(Step::Committed(self.commit(commit_lsn, end_lsn))),
+            Message::Relation(relation) => return Ok(self.describe(&relation)),
+            Message::Insert { relation, new } => {
+                self.next_event(true);
+                self.insert(relation, &new)?;
+            }
+            Message::Update { relation, old, new } => {
+                self.next_event(true);
+                self.update(relation, old.as_ref(), &new)?;
+            }
+            Message::Delete { relation, old } => {
+                self.next_event(true);
+                self.delete(relation, &old)?;
+            }
+            Message::Truncate { relations, .. } => {
+                for relation in relations.iter() {
+                    self.next_event(true);
+                    self.truncate(relation);
+                }
+            }
+            Message::Logical { transactional: true, prefix, content, .. } => {
+                self.next_event(false);
+                if prefix == self.prefix {
+                    self.opened().message = std::str::from_utf8(content).ok().map(str::to_owned);
+                }
+            }
+            // Messages outside of transactions are nobody's here; where a transaction was written first does not matter.
+            Message::Logical { transactional: false, .. } | Message::Origin { .. } | Message::Type { .. } => {}
+        }
+        Ok(Step::Within)
+    }
+
+    /// Takes out rows of one table that are to be read, with the commit record of the oldest transaction that needs them.
+    pub fn wanted(&mut self, most: usize) -> Option<(usize, Vec<String>, u64)> {
+        let (&table, singles) = self.singles.iter_mut().find(|(_, singles)| !singles.pks.is_empty())?;
+        Some((table, singles.take(most), singles.since))
+    }
+
+    /// Puts back what was taken out and could not be read.
+    pub fn want_again(&mut self, table: usize, pks: &[String], since: u64) {
+        for pk in pks {
+            self.want(table, pk.clone(), since);
+        }
+    }
+
+    /// The commit record of the oldest transaction that needs rows which wait to be read.
+    pub fn wanted_since(&self) -> Option<u64> {
+        self.singles.values().filter(|singles| !singles.pks.is_empty()).map(|singles| singles.since).min()
+    }
+
+    /// Rows with these columns are passed over, because they are older than the mapping; the table is read anew.
+    pub fn pass_over(&mut self, table: usize) {
+        self.resync(table);
+    }
+
+    /// Asks for a whole table anew.
+    fn resync(&mut self, table: usize) {
+        if !self.resyncs.contains(&table) {
+            self.resyncs.push(table);
+        }
+    }
+
+    fn opened(&mut self) -> &mut Open {
+        self.open.as_mut().expect("the server tells changes within transactions only")
+    }
+
+    fn next_event(&mut self, is_change: bool) {
+        let open = self.opened();
+        open.index += 1;
+        open.holds_changes |= is_change;
+    }
+
+    fn commit(&mut self, commit: u64, end: u64) -> Committed {
+        let open = self.open.take().expect("a transaction ends only after it has begun");
+        assert_eq!(open.commit, commit, "a transaction ends where its beginning said");
+        self.unseen.push(open.xid, commit);
+        self.position = Position(end, 0);
+        Committed {
+            xid: open.xid,
+            commit,
+            end,
+            committed_us: open.committed_us,
+            before: open.before,
+            message: open.message,
+            holds_changes: open.holds_changes,
+        }
+    }
+
+    fn describe(&mut self, relation: &Relation<'_>) -> Step {
+        let Some(&table) = self.leaves.get(&relation.oid) else {
+            self.known.insert(relation.oid, Known::Other);
+            return Step::Within;
+        };
+        let place = |column: pgoutput::Column<'_>| Place {
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            in_identity: column.in_identity,
+        };
+        let places: Vec<Place> = relation.columns().map(place).collect();
+        let session = &self.tables[table];
+        let reader = RowReader::new(&session.table, &session.mapped, &self.catalogue, &places).map(Box::new);
+        let strange = reader.is_none();
+        let in_identity = places.iter().map(|place| place.in_identity).collect();
+        self.known.insert(relation.oid, Known::Ours { table, reader, in_identity });
+        if strange { Step::Strange { table } } else { Step::Within }
+    }
+
+    fn insert(&mut self, relation: u32, new: &Tuple<'_>) -> Result<(), Error> {
+        let Some(Known::Ours { table, reader: Some(reader), .. }) = self.known.get_mut(&relation) else { return self.is_known(relation) };
+        let table = *table;
+        let row = new.locate(&mut self.new_cells);
+        let cell = |place: usize| row.cell(place);
+        let pk = reader.pk(cell).map_err(|why| nameless(&self.tables[table], why))?;
+        let image = reader.image(cell);
+        self.present(table, Op::Insert, pk, image);
+        Ok(())
+    }
+
+    fn update(&mut self, relation: u32, old: Option<&Old<'_>>, new: &Tuple<'_>) -> Result<(), Error> {
+        let Some(Known::Ours { table, reader: Some(reader), in_identity }) = self.known.get_mut(&relation) else {
+            return self.is_known(relation);
+        };
+        let table = *table;
+        let new = new.locate(&mut self.new_cells);
+        let Some(old) = old else {
+            // Neither primary key nor template have changed, for both are in the identity.
+            let cell = |place: usize| new.cell(place);
+            let pk = reader.pk(cell).map_err(|why| nameless(&self.tables[table], why))?;
+            let image = reader.image(cell);
+            self.present(table, Op::Update, pk, image);
+            return Ok(());
+        };
+        let (old, full) = match old {
+            Old::Full(tuple) => (tuple.locate(&mut self.old_cells), true),
+            Old::Key(tuple) => (tuple.locate(&mut self.old_cells), false),
+        };
+        // Outside of the identity a key tuple says null of everything.
+        let before = |place: usize| old.cell(place).filter(|_| full || in_identity.get(place) == Some(&true));
+        // A large value that did not change stands in the old row, if that is told.
+        let after = |place: usize| match new.cell(place) {
+            Some(Cell::Unchanged) => before(place).or(Some(Cell::Unchanged)),
+            told => told,
+        };
+        let pk = reader.pk(after).map_err(|why| nameless(&self.tables[table], why))?;
+        let moved = !reader.same_pk(before, after);
+        let renamed = moved || !reader.same_key(before, after);
+        let gone = if renamed {
+            let old_pk = if moved { reader.pk(before).map_err(|why| nameless(&self.tables[table], why))? } else { pk.clone() };
+            Some((old_pk, reader.key(before)))
+        } else {
+            None
+        };
+        let image = reader.image(after);
+        if let Some((old_pk, key)) = gone {
+            self.absent(table, old_pk, key);
+        }
+        self.present(table, if moved { Op::Insert } else { Op::Update }, pk, image);
+        Ok(())
+    }
+
+    fn delete(&mut self, relation: u32, old: &Old<'_>) -> Result<(), Error> {
+        let Some(Known::Ours { table, reader: Some(reader), in_identity }) = self.known.get_mut(&relation) else {
+            return self.is_known(relation);
+        };
+        let table = *table;
+        let (old, full) = match old {
+            Old::Full(tuple) => (tuple.locate(&mut self.old_cells), true),
+            Old::Key(tuple) => (tuple.locate(&mut self.old_cells), false),
+        };
+        let before = |place: usize| old.cell(place).filter(|_| full || in_identity.get(place) == Some(&true));
+        let pk = reader.pk(before).map_err(|why| nameless(&self.tables[table], why))?;
+        let key = reader.key(before);
+        self.absent(table, pk, key);
+        Ok(())
+    }
+
+    fn truncate(&mut self, relation: u32) {
+        let Some(&table) = self.leaves.get(&relation) else { return };
+        let open = self.open.as_ref().expect("the server tells changes within transactions only");
+        if let Some(touched) = &mut self.touched {
+            touched.all(open.xid, table);
+        }
+        // What waits to be read singly is gone; what comes after is told or asked for again.
+        if let Some(singles) = self.singles.get_mut(&table) {
+            drop(singles.take(usize::MAX));
+        }
+        let position = Position(open.commit, open.index);
+        let committed_us = open.committed_us;
+        let image = Image::Absent { key: Vec::new() };
+        self.changes.push(Change { op: Op::Truncate, table, pk: String::new(), image, position, committed_us });
+    }
+
+    /// The server describes every relation before it tells of its rows.
+    fn is_known(&self, relation: u32) -> Result<(), Error> {
+        match self.known.get(&relation) {
+            Some(_) => Ok(()),
+            None => Err(Error::Busy(format!("the server told of a row of the relation {relation}, which it has not described"))),
+        }
+    }
+
+    /// A row stands so; without an image it must be read.
+    fn present(&mut self, table: usize, op: Op, pk: String, image: Option<Image>) {
+        let deferred = self.tables[table].deferred;
+        let open = self.open.as_mut().expect("the server tells changes within transactions only");
+        if let Some(touched) = &mut self.touched {
+            touched.row(open.xid, table, &pk);
+        }
+        let Some(image) = image else {
+            let commit = open.commit;
+            self.want(table, pk, commit);
+            return;
+        };
+        if deferred && let Image::Present { key, .. } = &image {
+            open.taken.insert((table, spelt(key)), pk.clone());
+            if open.taken.len() > TAKEN_MAX {
+                open.taken.clear();
+                self.resync(table);
+            }
+        }
+        self.push(table, op, pk, image);
+    }
+
+    /// No row has this primary key, or these template values, any more.
+    fn absent(&mut self, table: usize, pk: String, key: Result<Vec<KeyValue>, String>) {
+        let deferred = self.tables[table].deferred;
+        let open = self.open.as_mut().expect("the server tells changes within transactions only");
+        if let Some(touched) = &mut self.touched {
+            touched.row(open.xid, table, &pk);
+        }
+        let image = match key {
+            Ok(key) => Image::Absent { key },
+            Err(reason) => Image::Unreadable { key: None, reason },
+        };
+        // Where uniqueness is checked at the end only, the new holder of a key may come before the old one goes.
+        if deferred
+            && let Image::Absent { key } = &image
+            && let Some(holder) = open.taken.get(&(table, spelt(key)))
+        {
+            if *holder != pk {
+                return;
+            }
+            // Who else has the key the log does not tell.
+            self.resync(table);
+        }
+        self.push(table, Op::Delete, pk, image);
+    }
+
+    fn push(&mut self, table: usize, op: Op, pk: String, image: Image) {
+        let open = self.open.as_ref().expect("the server tells changes within transactions only");
+        self.bytes += 64 + pk.len() + if let Image::Present { json, .. } = &image { json.len() } else { 0 };
+        let position = Position(open.commit, open.index);
+        self.changes.push(Change { op, table, pk, image, position, committed_us: open.committed_us });
+    }
+
+    fn want(&mut self, table: usize, pk: String, commit: u64) {
+        let singles = self.singles.entry(table).or_default();
+        singles.since = if singles.pks.is_empty() { commit } else { singles.since.min(commit) };
+        if singles.pks.len() >= SINGLES_MAX {
+            drop(singles.take(usize::MAX));
+            self.resync(table);
+            return;
+        }
+        if singles.known.insert(pk.clone()) {
+            singles.pks.push_back(pk);
+        }
+    }
+}
+
+/// A key's values as a text that tells them apart.
+fn spelt(key: &[KeyValue]) -> String {
+    format!("{key:?}")
+}
+
+fn nameless(table: &SessionTable, Nameless(why): Nameless) -> Error {
+    Error::Fatal(format!("table {}: a row cannot be told from others: {why}; mend the row or leave the table out", table.table.name))
+}

@@ -1,0 +1,112 @@
+//! Which keys of one table the stream has named while its rows are being read, and by which transaction. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::ReadRow;
+use super::visibility::Snapshot;
+
+/// How many keys are remembered of one transaction. A larger one is waited for until it is visible, and the rows are read again.
+const KEYS_MAX: usize = 100_000;
+
+/// What one transaction has touched.
+#[derive(Debug)]
+enum Keys {
+    These(HashSet<String>),
+    /// Every row: the table was truncated.
+    All,
+    /// More than are remembered.
+    TooMany,
+}
+
+/// What the stream has touched since a reading was asked for.
+#[derive(Debug)]
+pub(super) struct Touched {
+    table: usize,
+    by: HashMap<u32, Keys>,
+}
+
+impl Touched {
+    /// Nothing yet; only this table matters.
+    pub fn new(table: usize) -> Touched {
+        Touched { table, by: HashMap::new() }
+    }
+
+    /// A row was named.
+    pub fn row(&mut self, xid: u32, table: usize, pk: &str) {
+        if table != self.table {
+            return;
+        }
+        let keys = self.by.entry(xid).or_insert_with(|| Keys::These(HashSet::new()));
+        if let Keys::These(known) = keys {
+            if known.len() >= KEYS_MAX {
+                *keys = Keys::TooMany;
+            } else if !known.contains(pk) {
+                known.insert(pk.to_owned());
+            }
+        }
+    }
+
+    /// The table was truncated.
+    pub fn all(&mut self, xid: u32, table: usize) {
+        if table == self.table {
+            self.by.insert(xid, Keys::All);
+        }
+    }
+
+    /// Takes out of `rows` what transactions have touched that the snapshot does not see: what the stream says of it is newer. Returns
+    /// whether that could be told; else the rows must be read again.
+    pub fn strike_out(&self, snapshot: &Snapshot, rows: &mut Vec<ReadRow>) -> bool {
+        for (_, keys) in self.by.iter().filter(|(xid, _)| !snapshot.sees(**xid)) {
+            match keys {
+                Keys::These(keys) => rows.retain(|row| !keys.contains(&row.pk)),
+                Keys::All => rows.clear(),
+                Keys::TooMany => return false,
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Image;
+
+    fn rows(pks: &[&str]) -> Vec<ReadRow> {
+        pks.iter().map(|pk| ReadRow { pk: (*pk).to_owned(), image: Image::Absent { key: Vec::new() } }).collect()
+    }
+
+    fn struck(touched: &Touched) -> Option<Vec<String>> {
+        let snapshot = Snapshot::read("10:20:10").unwrap();
+        let mut rows = rows(&["1", "2", "3"]);
+        touched.strike_out(&snapshot, &mut rows).then(|| rows.into_iter().map(|row| row.pk).collect())
+    }
+
+    #[test]
+    fn what_an_invisible_transaction_has_touched_is_struck_out() {
+        let mut touched = Touched::new(7);
+        touched.row(9, 7, "1");
+        touched.row(10, 7, "2");
+        touched.row(20, 7, "3");
+        touched.row(10, 8, "1");
+        assert_eq!(struck(&touched), Some(vec!["1".to_owned()]));
+        touched.all(10, 8);
+        assert_eq!(struck(&touched), Some(vec!["1".to_owned()]));
+        touched.all(10, 7);
+        assert_eq!(struck(&touched), Some(vec![]));
+    }
+
+    #[test]
+    fn where_too_much_was_touched_nothing_can_be_told() {
+        let mut touched = Touched::new(7);
+        for pk in 0..=KEYS_MAX {
+            touched.row(10, 7, &pk.to_string());
+        }
+        assert_eq!(struck(&touched), None);
+        let mut visible = Touched::new(7);
+        for pk in 0..=KEYS_MAX {
+            visible.row(9, 7, &pk.to_string());
+        }
+        assert_eq!(struck(&visible), Some(vec!["1".to_owned(), "2".to_owned(), "3".to_owned()]), "the snapshot sees all of it");
+    }
+}

@@ -1,0 +1,152 @@
+//! Slots that are gone, servers that went back in time, and others that took their place.
+
+use rowcast::source::postgres;
+use rowcast_testkit::postgres::{PostgresOptions, PostgresServer};
+use rowcast_testkit::wait::until;
+
+use super::Pipeline;
+use super::pipeline::{DEADLINE, oracle, table};
+
+const ROWS: &str = "CREATE TABLE t(id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 100) i";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_an_installation_the_publisher_says_what_to_run() {
+    let server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let mut pipeline = Pipeline::new(&server.url(), vec![table("t", None)]);
+    pipeline.start();
+    let error = pipeline.publisher_error().await;
+    assert!(error.contains("run `rowcast install`"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_was_dropped_or_that_lost_its_log_is_made_anew_and_every_row_read() {
+    let options = PostgresOptions {
+        settings: &[("max_slot_wal_keep_size", "1MB"), ("min_wal_size", "32MB"), ("max_wal_size", "32MB")],
+        ..Default::default()
+    };
+    let server = PostgresServer::start_with(&options).unwrap();
+    server.execute(ROWS).unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    let first = pipeline.lineage();
+
+    pipeline.stop_publisher().await;
+    server.execute("SELECT pg_drop_replication_slot('rowcast_shop'); UPDATE t SET v = 1; DELETE FROM t WHERE id = 1").unwrap();
+    pipeline.start_publisher();
+    pipeline.agree(&server, &oracle("t")).await;
+    let second = pipeline.lineage();
+    assert_ne!(first, second);
+
+    pipeline.stop_publisher().await;
+    server.execute("UPDATE t SET v = 2; DELETE FROM t WHERE id = 2").unwrap();
+    until("the slot to lose its log", DEADLINE, async || {
+        server
+            .execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000)) FROM generate_series(1, 20); SELECT pg_switch_wal()")
+            .unwrap();
+        server.execute("CHECKPOINT").unwrap();
+        (server.execute("SELECT wal_status FROM pg_replication_slots").unwrap() == "lost").then_some(())
+    })
+    .await
+    .unwrap();
+    let found = postgres::check(&pipeline.settings).await;
+    assert!(found.iter().any(|finding| finding.message.contains("thrown away the log")), "{found:?}");
+    pipeline.start_publisher();
+    pipeline.agree(&server, &oracle("t")).await;
+    assert_ne!(second, pipeline.lineage());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_copy_that_was_put_back_and_written_on_is_another_history() {
+    let mut server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    pipeline.stop_publisher().await;
+    server.stop().unwrap();
+    let copy = server.cold_copy().unwrap();
+    server.start_again().unwrap();
+
+    pipeline.start_publisher();
+    server.execute("UPDATE t SET v = 1 WHERE id <= 50; INSERT INTO t VALUES (200, 1)").unwrap();
+    pipeline.agree(&server, &oracle("t")).await;
+    let lineage = pipeline.lineage();
+    pipeline.pass(&server, 3).await;
+    pipeline.stop_publisher().await;
+
+    server.stop().unwrap();
+    server.restore(&copy).unwrap();
+    server.start_again().unwrap();
+    // The same identity, slot, positions and numbers; other contents.
+    server.execute("UPDATE t SET v = 2 WHERE id > 50; INSERT INTO t VALUES (300, 2)").unwrap();
+    pipeline.start_publisher();
+    pipeline.agree(&server, &oracle("t")).await;
+    assert_ne!(lineage, pipeline.lineage());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_was_promoted_is_another_history() {
+    let server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    let lineage = pipeline.lineage();
+    let standby = server.start_standby().unwrap();
+    server.execute("UPDATE t SET v = 1 WHERE id = 1").unwrap();
+    pipeline.agree(&server, &oracle("t")).await;
+    until("the standby to have it", DEADLINE, async || (standby.execute("SELECT v FROM t WHERE id = 1").unwrap() == "1").then_some(()))
+        .await
+        .unwrap();
+    pipeline.stop_publisher().await;
+    drop(server);
+    standby.promote().unwrap();
+    standby.execute("DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (500, 5)").unwrap();
+    pipeline.settings.server = postgres::Server::parse(&standby.url()).unwrap();
+    pipeline.start_publisher();
+    pipeline.agree(&standby, &oracle("t")).await;
+    assert_ne!(lineage, pipeline.lineage());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_or_restarted_is_followed_on_without_a_resync() {
+    let mut server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    let lineage = pipeline.lineage();
+    for round in 1..=2 {
+        server.execute(&format!("UPDATE t SET v = {round} WHERE id <= 50")).unwrap();
+        if round == 1 {
+            server.restart().unwrap()
+        } else {
+            server.kill().unwrap();
+            server.start_again().unwrap();
+        }
+        server.execute(&format!("UPDATE t SET v = {round} WHERE id > 50")).unwrap();
+        pipeline.agree(&server, &oracle("t")).await;
+        assert_eq!(lineage, pipeline.lineage(), "{round}");
+    }
+    pipeline.assert_nothing_went_back();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_slot_moves_on_while_only_other_tables_are_written() {
+    let server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    server.execute("CREATE TABLE other(body text)").unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    server.execute("INSERT INTO other SELECT repeat('x', 1000) FROM generate_series(1, 2000)").unwrap();
+    let target = server.execute("SELECT pg_current_wal_lsn() - '0/0'").unwrap();
+    until("the slot to move on", DEADLINE, async || {
+        let sql = format!("SELECT confirmed_flush_lsn - '0/0' >= {target} FROM pg_replication_slots");
+        (server.execute(&sql).unwrap() == "t").then_some(())
+    })
+    .await
+    .unwrap();
+}

@@ -1,0 +1,20 @@
+//! PostgreSQL on a real server: values, messages, and the source, which brings the cache to hold what the tables hold, whatever is done to
+//! them.
+
+mod chance;
+mod check;
+mod held;
+mod history;
+mod messages;
+mod oracle;
+mod pipeline;
+mod scalars;
+mod settings;
+mod shapes;
+mod slice;
+mod statements;
+mod stress;
+mod values;
+mod visibility;
+
+use pipeline::Pipeline;
