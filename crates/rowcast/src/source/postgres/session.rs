@@ -16,7 +16,7 @@ use super::schema::Table;
 use super::stream::{Committed, Step, Stream};
 use super::touched::Touched;
 use super::visibility::Snapshot;
-use super::wire::{Fault, Frame};
+use super::wire::{Fault, Frame, code};
 use crate::change::{Bound, Lineage, Position};
 
 /// How often it is asked what is visible while a reading waits for it, and while nothing but confirming does.
@@ -109,6 +109,10 @@ pub(super) struct Session {
     /// A table whose rows come with columns that do not fit; nothing more is taken in before the catalogue has said whether they are older
     /// or newer than what is known of it.
     strange: Option<usize>,
+    /// Whether the look that is under way began before that was found.
+    look_is_old: bool,
+    /// Whether the server cannot decode the log for this slot, because the publication is younger than it.
+    slot_useless: bool,
 }
 
 impl Session {
@@ -138,6 +142,8 @@ impl Session {
             looking: false,
             next_look: now + LOOK_EVERY,
             strange: None,
+            look_is_old: false,
+            slot_useless: false,
         };
         // No row is read before a message of this session has come by: until then transactions may follow that an earlier session has
         // shipped already.
@@ -161,7 +167,10 @@ impl Session {
                 }
                 if self.has_news() {
                     match self.parts.feed.frames_at_once() {
-                        Some(frames) => self.frames.extend(self.explained(frames, "reading the log")?),
+                        Some(frames) => {
+                            let frames = self.streamed(frames)?;
+                            self.frames.extend(frames);
+                        }
                         None => self.flush(),
                     }
                     continue;
@@ -177,7 +186,7 @@ impl Session {
                     None => return Err(Error::Busy(format!("PostgreSQL at {}: both connections are over", self.parts.place))),
                 },
                 frames = feed.frames(), if waits_for_frames => {
-                    let frames = self.explained(frames, "reading the log")?;
+                    let frames = self.streamed(frames)?;
                     self.frames.extend(frames);
                 }
                 () = sleep_until(wake) => {}
@@ -269,7 +278,7 @@ impl Session {
 
     fn on_strange(&mut self, table: usize) {
         self.strange = Some(table);
-        // A look that is under way may have begun too early.
+        self.look_is_old = self.looking;
         self.next_look = Instant::now();
     }
 
@@ -282,7 +291,7 @@ impl Session {
             Told::Looked(facts) => self.on_look(&facts)?,
             Told::Read(readout) => self.on_readout(readout),
             Told::NotNow(why) => {
-                tracing::debug!("{why}; trying again");
+                tracing::info!("{why}; trying again");
                 self.next_look = Instant::now();
                 if let Some(under_way) = &mut self.under_way {
                     under_way.state = State::Waiting { blockers: Vec::new(), not_before: Instant::now() + NOT_NOW };
@@ -306,6 +315,10 @@ impl Session {
         self.looking = false;
         if let Some(differs) = difference(&self.parts.facts, facts) {
             return Err(Error::Changed(differs));
+        }
+        if std::mem::take(&mut self.look_is_old) {
+            self.next_look = Instant::now();
+            return Ok(());
         }
         if let Some(table) = self.strange.take() {
             // They are older than the mapping, which is read anew where it was not yet.
@@ -487,6 +500,23 @@ impl Session {
             None => self.parts.facts.iter().flatten().filter_map(|table| table.membership).collect(),
             Some(_) => Vec::new(),
         }
+    }
+
+    /// Whether the slot must be made anew.
+    pub fn slot_is_useless(&self) -> bool {
+        self.slot_useless
+    }
+
+    /// A slot that is older than its publication fails for ever, even once there is a publication of that name again.
+    fn streamed(&mut self, frames: Result<Vec<Frame>, Fault>) -> Result<Vec<Frame>, Error> {
+        if let Err(fault) = &frames
+            && fault.code() == Some(code::UNDEFINED_OBJECT)
+        {
+            self.slot_useless = true;
+            let text = format!("PostgreSQL at {}: the publication was dropped while the slot needed it", self.parts.place);
+            return Err(Error::Changed(text));
+        }
+        self.explained(frames, "reading the log")
     }
 
     /// Ends all connections, the stream in an orderly way.
