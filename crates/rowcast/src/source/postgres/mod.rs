@@ -16,6 +16,7 @@ mod inspect;
 mod install;
 mod literal;
 pub mod pgoutput;
+mod readings;
 mod record;
 pub mod row;
 mod rows;
