@@ -6,7 +6,7 @@ use rowcast_testkit::postgres::PostgresServer;
 use rowcast_testkit::wait::until;
 
 use super::Pipeline;
-use super::held::{Gate, hang, release};
+use super::held::{Gate, Running, hang, release};
 use super::pipeline::{DEADLINE, oracle, table};
 
 async fn with_rows() -> (Arc<PostgresServer>, Pipeline) {
@@ -86,10 +86,61 @@ async fn what_was_written_before_a_table_was_published_is_not_missed() {
     pipeline.start_publisher();
     let published = "SELECT count(*) FROM pg_publication_tables WHERE tablename = 'u'";
     until("the table to be published", DEADLINE, async || (server.execute(published).unwrap() == "1").then_some(())).await.unwrap();
-    server.execute("INSERT INTO u VALUES (4, 0)").unwrap();
-    pipeline.holds("u:4", r#"{"id":4,"v":0}"#).await;
-    pipeline.pass(&server, 2).await;
+    pipeline.pass(&server, 4).await;
     gate.open();
     writer.end();
     pipeline.agree(&server, &format!("{} UNION ALL {}", oracle("t"), oracle("u"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_rewritten_while_its_rows_are_asked_for_is_not_empty() {
+    let (server, mut pipeline) = with_rows().await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    let gate = Gate::shut(&server);
+    let rewriting =
+        gate.up_to("BEGIN; ALTER TABLE t ALTER COLUMN v TYPE bigint USING v + 1; SELECT pg_advisory_xact_lock_shared(1); COMMIT");
+    pipeline.resync(&["t"]).await;
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'relation' AND mode = 'AccessShareLock' AND NOT granted";
+    until("the reading to wait for the table", DEADLINE, async || (server.execute(waits).unwrap() != "0").then_some(())).await.unwrap();
+    gate.open();
+    rewriting.end();
+    until("the rows to be read as they are now", DEADLINE, async || {
+        let cached = pipeline.cached();
+        assert_eq!(cached.len(), 100, "no row is ever missing");
+        (pipeline.settled() && cached.values().all(|row| row.ends_with(r#""v":1}"#))).then_some(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_whose_row_must_be_read_is_kept_until_that_row_has_arrived() {
+    let (server, mut pipeline) = with_rows().await;
+    server
+        .execute(
+            "CREATE TABLE d(id int PRIMARY KEY, body text, v int); ALTER TABLE d ALTER body SET STORAGE EXTERNAL;
+             INSERT INTO d SELECT i, repeat('x', 9000), 0 FROM generate_series(1, 3) i",
+        )
+        .unwrap();
+    pipeline.settings.tables = vec![table("d", None)];
+    pipeline.start();
+    pipeline.agree(&server, &oracle("d")).await;
+    // The table is locked from the moment of the commit on, so that the row cannot be read.
+    let gate = Gate::shut(&server);
+    let writer = gate.up_to("BEGIN; UPDATE d SET v = 1 WHERE id = 1; SELECT pg_advisory_xact_lock_shared(1); COMMIT");
+    let locker = Running::start(&server, "BEGIN; LOCK TABLE d IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(600); COMMIT");
+    let queued = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted";
+    until("the lock to be asked for", DEADLINE, async || (server.execute(queued).unwrap() == "1").then_some(())).await.unwrap();
+    gate.open();
+    writer.end();
+    // Messages pass meanwhile, up to which the server could forget.
+    pipeline.pass(&server, 4).await;
+    pipeline.kill_publisher().await;
+    server
+        .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()")
+        .unwrap();
+    locker.end();
+    pipeline.start_publisher();
+    pipeline.agree(&server, &oracle("d")).await;
 }

@@ -40,6 +40,8 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(300);
 pub(super) struct Known {
     /// Whether there was one.
     pub before: bool,
+    /// Whether the slot must be made anew, because the publication is younger than it.
+    pub slot_is_useless: bool,
     /// Memberships of tables in the publication that began before every transaction that runs.
     pub settled: HashSet<u32>,
 }
@@ -66,6 +68,10 @@ pub(super) async fn begin(
     }
     for statement in install::publish(&mut aside, settings, &prepared).await? {
         notes.push(format!("ran {statement}"));
+    }
+    if known.slot_is_useless {
+        slot::drop(&mut aside, settings).await?;
+        known.slot_is_useless = false;
     }
     let slot = slot::ensure(&mut aside, settings).await?;
     if slot.made {
@@ -236,6 +242,13 @@ async fn start(settings: &PostgresSettings, mut connection: Connection, from: u6
             Err(fault) if fault.code() == Some(code::OBJECT_IN_USE) && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 (connection, _) = replication(settings).await?;
+            }
+            // It was there and whole a moment ago; the next session looks again.
+            Err(fault) if matches!(fault.code(), Some(code::UNDEFINED_OBJECT | code::NOT_IN_PREREQUISITE_STATE)) => {
+                return Err(match fault.explain(&settings.server.place(), "beginning to stream") {
+                    Error::Fatal(text) => Error::Busy(text),
+                    other => other,
+                });
             }
             Err(fault) => return Err(fault.explain(&settings.server.place(), "beginning to stream")),
         }

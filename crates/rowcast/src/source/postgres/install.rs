@@ -148,6 +148,13 @@ pub async fn install(settings: &PostgresSettings) -> Result<Report, Error> {
     let mut report = Report::default();
     server_fits(&mut connection, settings).await?;
     let (tables, _) = prepare(&mut connection, settings).await?;
+    let explain = settings.explain("reading the catalogue");
+    if publication(&mut connection, &settings.publication()).await.map_err(explain)?.is_none()
+        && slot::drop(&mut connection, settings).await?
+    {
+        // It is older than the publication that is made now.
+        report.statements.push(slot::dropping(&settings.slot()));
+    }
     report.statements.extend(publish(&mut connection, settings, &tables).await?);
     if slot::ensure(&mut connection, settings).await?.made {
         report.statements.push(slot::creating(&settings.slot()));

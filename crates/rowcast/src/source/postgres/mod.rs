@@ -16,6 +16,7 @@ mod inspect;
 mod install;
 mod literal;
 pub mod pgoutput;
+mod readings;
 mod record;
 pub mod row;
 mod rows;
@@ -160,6 +161,7 @@ impl Source for PostgresSource {
     async fn release(&mut self) -> Result<(), Error> {
         if let Some(session) = self.session.take() {
             self.known.settled.extend(session.settled());
+            self.known.slot_is_useless |= session.slot_is_useless();
             session.end().await;
         }
         Ok(())

@@ -9,6 +9,9 @@ use super::wire::{Answer, Connection, Fault, literal};
 use crate::finding::Setting;
 use crate::mapping::{ColumnSchema, ColumnType, MappedTable, MappingError, TableSchema, TableSettings};
 
+/// The server gives higher oids to what users make.
+const FIRST_OF_USERS: u32 = 16_384;
+
 /// How long a look at the catalogue may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -256,8 +259,12 @@ fn names_of(json: &str) -> Result<Vec<String>, Fault> {
 impl Column {
     /// All that decides how its values look, and that it is the same column.
     fn fingerprint(&self) -> String {
-        let definition = self.plan.as_ref().map_or("", Plan::definition);
-        format!("{} #{} {definition}", self.declared, self.number)
+        format!("{} #{} {}", self.declared, self.number, self.definition())
+    }
+
+    /// What its type is made of.
+    fn definition(&self) -> &str {
+        self.plan.as_ref().map_or("", Plan::definition)
     }
 }
 
@@ -289,12 +296,18 @@ impl Table {
             primary_key: self.primary_key().to_vec(),
             unique: self.unique.iter().filter(|key| key.columns.iter().all(not_null)).map(|key| key.columns.clone()).collect(),
             // Another table of the same name, rows that were rewritten without a word in the log, partitions that came or went, a
-            // time without publication: each must be read anew.
+            // time without publication, a type of the user's that a key may be made of: each must be read anew.
             definition: format!(
-                "{} of {} in {}",
+                "{} of {} in {} with {}",
                 self.oid,
                 self.leaves.iter().map(leaf).collect::<Vec<_>>().join(","),
-                self.membership.unwrap_or_default()
+                self.membership.unwrap_or_default(),
+                self.columns
+                    .iter()
+                    .filter(|column| column.type_oid >= FIRST_OF_USERS)
+                    .map(Column::definition)
+                    .collect::<Vec<_>>()
+                    .join(",")
             ),
         }
     }

@@ -60,8 +60,12 @@ impl Server {
     /// password.
     pub fn parse(text: &str) -> Result<Server, String> {
         let url = Url::parse(text).map_err(|error| {
-            let several = if text.contains(',') { " (several hosts cannot be named: name the primary)" } else { "" };
-            format!("the url is not one that PostgreSQL is reached by: {error}{several}; write postgres://user@host/database")
+            let hint = match text {
+                text if text.contains('#') => " (a # in a user, password or database is written %23)",
+                text if text.contains(',') => " (several hosts cannot be named: name the primary)",
+                _ => "",
+            };
+            format!("the url is not one that PostgreSQL is reached by: {error}{hint}; write postgres://user@host/database")
         })?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err("the url does not begin with postgres://".to_owned());

@@ -7,17 +7,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::super::{Chunk, ChunkLimits, Error, Portion, Read};
-use super::chunk::{ReadTable, Reading, Readout, Wanted};
+use super::super::{Error, Portion};
+use super::chunk::{ReadTable, Reading};
 use super::desk::{Ask, Desk, Told};
 use super::feed::Feed;
+use super::readings::{State, UnderWay};
 use super::record::{self, Keeping, Mark};
 use super::schema::Table;
 use super::stream::{Committed, Step, Stream};
-use super::touched::Touched;
 use super::visibility::Snapshot;
-use super::wire::{Fault, Frame};
-use crate::change::{Bound, Lineage, Position};
+use super::wire::{Fault, Frame, code};
+use crate::change::{Lineage, Position};
 
 /// How often it is asked what is visible while a reading waits for it, and while nothing but confirming does.
 const POLL_WAITING: Duration = Duration::from_millis(5);
@@ -32,28 +32,6 @@ const MARK_BYTES: u64 = 64 * 1024;
 const RECORD_EVERY: Duration = Duration::from_millis(500);
 /// How long a reading waits that the server refused for now.
 const NOT_NOW: Duration = Duration::from_secs(1);
-/// How many rows that the log does not tell whole are read at once.
-const OWN_ROWS: ChunkLimits = ChunkLimits { rows: 500, bytes: 512 * 1024 };
-
-/// A reading under way.
-#[derive(Debug)]
-pub(super) struct UnderWay {
-    table: usize,
-    reading: Reading,
-    /// Whether somebody has asked for it; else it is rows that the log does not tell whole, needed by a transaction that commits here.
-    own: Option<u64>,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    /// It waits until these streamed transactions are visible, and not before that moment.
-    Waiting { blockers: Vec<u32>, not_before: Instant },
-    /// The server is asked.
-    Asked,
-    /// It waits for this message of ours to come by.
-    Read { readout: Readout, mark: u64 },
-}
 
 /// What a session stands on, made by [`super::begin`].
 #[derive(Debug)]
@@ -79,36 +57,40 @@ pub(super) struct Parts {
 /// An open history.
 #[derive(Debug)]
 pub(super) struct Session {
-    parts: Parts,
-    frames: VecDeque<Frame>,
-    ready: VecDeque<Portion>,
+    pub(super) parts: Parts,
+    pub(super) frames: VecDeque<Frame>,
+    pub(super) ready: VecDeque<Portion>,
     /// Up to where portions were handed out.
-    flushed: Position,
-    keeping: Keeping,
-    under_way: Option<UnderWay>,
+    pub(super) flushed: Position,
+    pub(super) keeping: Keeping,
+    pub(super) under_way: Option<UnderWay>,
     /// The next one.
-    asked: Option<(usize, Reading)>,
+    pub(super) asked: Option<(usize, Reading)>,
     /// Whether the newest one was for rows that the log does not tell whole.
-    own_last: bool,
+    pub(super) own_last: bool,
     /// Messages of ours: how many were written, and which came by last.
-    written: u64,
-    seen: u64,
-    last_written: Instant,
-    last_record: Option<Instant>,
+    pub(super) written: u64,
+    pub(super) seen: u64,
+    pub(super) last_written: Instant,
+    pub(super) last_record: Option<Instant>,
     /// Where the newest record's transaction ends.
-    record_end: u64,
+    pub(super) record_end: u64,
     /// Whether anything was shipped since then.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// Up to where the server has told of its log.
-    alive: u64,
+    pub(super) alive: u64,
     /// Whether an answer about visibility is awaited.
-    polling: bool,
-    next_poll: Instant,
-    looking: bool,
-    next_look: Instant,
+    pub(super) polling: bool,
+    pub(super) next_poll: Instant,
+    pub(super) looking: bool,
+    pub(super) next_look: Instant,
     /// A table whose rows come with columns that do not fit; nothing more is taken in before the catalogue has said whether they are older
     /// or newer than what is known of it.
-    strange: Option<usize>,
+    pub(super) strange: Option<usize>,
+    /// Whether the look that is under way began before that was found.
+    pub(super) look_is_old: bool,
+    /// Whether the server cannot decode the log for this slot, because the publication is younger than it.
+    pub(super) slot_useless: bool,
 }
 
 impl Session {
@@ -138,6 +120,8 @@ impl Session {
             looking: false,
             next_look: now + LOOK_EVERY,
             strange: None,
+            look_is_old: false,
+            slot_useless: false,
         };
         // No row is read before a message of this session has come by: until then transactions may follow that an earlier session has
         // shipped already.
@@ -161,7 +145,10 @@ impl Session {
                 }
                 if self.has_news() {
                     match self.parts.feed.frames_at_once() {
-                        Some(frames) => self.frames.extend(self.explained(frames, "reading the log")?),
+                        Some(frames) => {
+                            let frames = self.streamed(frames)?;
+                            self.frames.extend(frames);
+                        }
                         None => self.flush(),
                     }
                     continue;
@@ -177,7 +164,7 @@ impl Session {
                     None => return Err(Error::Busy(format!("PostgreSQL at {}: both connections are over", self.parts.place))),
                 },
                 frames = feed.frames(), if waits_for_frames => {
-                    let frames = self.explained(frames, "reading the log")?;
+                    let frames = self.streamed(frames)?;
                     self.frames.extend(frames);
                 }
                 () = sleep_until(wake) => {}
@@ -269,7 +256,7 @@ impl Session {
 
     fn on_strange(&mut self, table: usize) {
         self.strange = Some(table);
-        // A look that is under way may have begun too early.
+        self.look_is_old = self.looking;
         self.next_look = Instant::now();
     }
 
@@ -282,7 +269,7 @@ impl Session {
             Told::Looked(facts) => self.on_look(&facts)?,
             Told::Read(readout) => self.on_readout(readout),
             Told::NotNow(why) => {
-                tracing::debug!("{why}; trying again");
+                tracing::info!("{why}; trying again");
                 self.next_look = Instant::now();
                 if let Some(under_way) = &mut self.under_way {
                     under_way.state = State::Waiting { blockers: Vec::new(), not_before: Instant::now() + NOT_NOW };
@@ -307,96 +294,15 @@ impl Session {
         if let Some(differs) = difference(&self.parts.facts, facts) {
             return Err(Error::Changed(differs));
         }
+        if std::mem::take(&mut self.look_is_old) {
+            self.next_look = Instant::now();
+            return Ok(());
+        }
         if let Some(table) = self.strange.take() {
             // They are older than the mapping, which is read anew where it was not yet.
             self.parts.stream.pass_over(table);
         }
         Ok(())
-    }
-
-    fn on_readout(&mut self, readout: Option<Readout>) {
-        let Some(readout) = readout else {
-            // Only a bound can be unknown, and that was found out before.
-            unreachable!("a reading begins after a key of the table")
-        };
-        let mark = self.write_mark();
-        let under_way = self.under_way.as_mut().expect("a reading is under way until it has been handed out");
-        under_way.state = State::Read { readout, mark };
-    }
-
-    /// The message of a reading has come by: it goes out, less what the stream has touched in transactions that it has not seen.
-    fn finish(&mut self, under_way: UnderWay, committed: &Committed) {
-        let State::Read { mut readout, .. } = under_way.state else { unreachable!("only what was read is finished") };
-        let touched = self.parts.stream.touched.take().expect("it is watched what the stream touches while rows are read");
-        if !touched.strike_out(&readout.snapshot, &mut readout.rows) {
-            tracing::debug!("a transaction has touched more rows than are remembered; reading again");
-            self.start(under_way.table, under_way.reading, under_way.own);
-            return;
-        }
-        let answered = readout.answered;
-        if let (Some(since), Wanted::Rows(pks)) = (under_way.own, &under_way.reading.wanted) {
-            self.keeping.hold(since, committed.end);
-            self.parts.stream.want_again(under_way.table, &pks[answered..], since);
-        }
-        let chunk = Chunk {
-            rows: readout.rows,
-            upto: readout.upto,
-            last: readout.last,
-            // The stream has passed the moment of its reading already.
-            as_of: Position::START,
-            read_us: readout.read_us,
-        };
-        self.ready.push_back(Portion::Rows { table: under_way.table, chunk, answered, asked: under_way.own.is_none() });
-    }
-
-    // Readings.
-
-    /// Begins to read rows after a bound.
-    pub fn read_after(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Read, Error> {
-        let Some(read_table) = self.parts.read_tables.get(table) else {
-            return Err(Error::Fatal(format!("there is no table number {table} in this pipeline")));
-        };
-        if !read_table.knows(after) {
-            return Ok(Read::NoKey);
-        }
-        self.ask_for(table, Reading { wanted: Wanted::After(after.cloned()), limits });
-        Ok(Read::Later)
-    }
-
-    /// Begins to read these rows.
-    pub fn read_rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) {
-        self.ask_for(table, Reading { wanted: Wanted::Rows(pks.to_vec()), limits });
-    }
-
-    fn ask_for(&mut self, table: usize, reading: Reading) {
-        let before = self.asked.replace((table, reading));
-        assert!(before.is_none(), "one reading is asked for at a time");
-        self.begin_reading();
-    }
-
-    /// If none is under way: one that somebody has asked for, or rows that the log does not tell whole, in turns.
-    fn begin_reading(&mut self) {
-        if self.under_way.is_some() {
-            return;
-        }
-        let own_turn = !self.own_last || self.asked.is_none();
-        let own = if own_turn { self.parts.stream.wanted(OWN_ROWS.rows) } else { None };
-        self.own_last = own.is_some();
-        if let Some((table, pks, since)) = own {
-            self.start(table, Reading { wanted: Wanted::Rows(pks), limits: OWN_ROWS }, Some(since));
-        } else if let Some((table, reading)) = self.asked.take() {
-            self.start(table, reading, None);
-        }
-    }
-
-    /// What was streamed before now must be visible to the reading; what is streamed from now on is watched.
-    fn start(&mut self, table: usize, reading: Reading, own: Option<u64>) {
-        let stream = &mut self.parts.stream;
-        let blockers = stream.unseen.xids().chain(stream.open_xid()).collect();
-        stream.touched = Some(Touched::new(table));
-        let state = State::Waiting { blockers, not_before: Instant::now() };
-        self.under_way = Some(UnderWay { table, reading, own, state });
-        self.next_poll = Instant::now();
     }
 
     // What is due.
@@ -458,7 +364,7 @@ impl Session {
         ((self.dirty || behind) && self.seen == self.written).then_some(self.last_written + MARK_EVERY)
     }
 
-    fn write_mark(&mut self) -> u64 {
+    pub(super) fn write_mark(&mut self) -> u64 {
         self.written += 1;
         self.last_written = Instant::now();
         self.parts.aside.ask(Ask::Emit(format!("{}:{}", self.parts.nonce, self.written)));
@@ -487,6 +393,23 @@ impl Session {
             None => self.parts.facts.iter().flatten().filter_map(|table| table.membership).collect(),
             Some(_) => Vec::new(),
         }
+    }
+
+    /// Whether the slot must be made anew.
+    pub fn slot_is_useless(&self) -> bool {
+        self.slot_useless
+    }
+
+    /// A slot that is older than its publication fails for ever, even once there is a publication of that name again.
+    fn streamed(&mut self, frames: Result<Vec<Frame>, Fault>) -> Result<Vec<Frame>, Error> {
+        if let Err(fault) = &frames
+            && fault.code() == Some(code::UNDEFINED_OBJECT)
+        {
+            self.slot_useless = true;
+            let text = format!("PostgreSQL at {}: the publication was dropped while the slot needed it", self.parts.place);
+            return Err(Error::Changed(text));
+        }
+        self.explained(frames, "reading the log")
     }
 
     /// Ends all connections, the stream in an orderly way.

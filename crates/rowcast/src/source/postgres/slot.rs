@@ -112,6 +112,16 @@ pub(super) async fn ensure(connection: &mut Connection, settings: &PostgresSetti
     Ok(Ensured { confirmed: made.confirmed, made: true, replaced })
 }
 
+/// Drops the slot, if it is there and ours. Returns whether it was.
+pub(super) async fn drop(connection: &mut Connection, settings: &PostgresSettings) -> Result<bool, Error> {
+    let Some(slot) = read(connection, &settings.slot()).await.map_err(settings.explain("looking for the slot"))? else { return Ok(false) };
+    if let Some(text) = stranger(settings, &slot) {
+        return Err(Error::Fatal(text));
+    }
+    connection.query(&dropping(&settings.slot()), PATIENCE).await.map_err(settings.explain("dropping the slot"))?;
+    Ok(true)
+}
+
 /// Making a slot waits for every transaction that writes, of other databases too.
 async fn create(connection: &mut Connection, settings: &PostgresSettings) -> Result<(), Error> {
     let sql = format!("SET statement_timeout = '{CREATE_SECONDS}s'; {}; RESET statement_timeout", creating(&settings.slot()));

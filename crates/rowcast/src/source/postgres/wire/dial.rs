@@ -27,7 +27,10 @@ pub(in super::super) enum Role {
 }
 
 /// What every session of ours is set to beside [`values::PINNED`]. The startup message overrules `ALTER ROLE … SET` and `ALTER DATABASE … SET`.
-const ALSO_PINNED: [(&str, &str); 6] = [
+const ALSO_PINNED: [(&str, &str); 8] = [
+    // Every wait has an end here; a role's own would end a long reading again and again.
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
     // What we commit are messages and the publication, which need no standby; a publisher must not hang where commits do.
     ("synchronous_commit", "local"),
     ("xmloption", "content"),

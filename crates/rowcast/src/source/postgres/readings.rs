@@ -1,0 +1,118 @@
+//! Readings of existing rows: one is under way at a time, from the asking to the message that lets it out.
+
+use tokio::time::Instant;
+
+use super::super::{Chunk, ChunkLimits, Error, Portion, Read};
+use super::chunk::{Reading, Readout, Wanted};
+use super::session::Session;
+use super::stream::Committed;
+use super::touched::Touched;
+use crate::change::{Bound, Position};
+
+/// How many rows that the log does not tell whole are read at once.
+const OWN_ROWS: ChunkLimits = ChunkLimits { rows: 500, bytes: 512 * 1024 };
+
+/// A reading under way.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    pub table: usize,
+    pub reading: Reading,
+    /// Whether somebody has asked for it; else it is rows that the log does not tell whole, needed by a transaction that commits here.
+    pub own: Option<u64>,
+    pub state: State,
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// It waits until these streamed transactions are visible, and not before that moment.
+    Waiting { blockers: Vec<u32>, not_before: Instant },
+    /// The server is asked.
+    Asked,
+    /// It waits for this message of ours to come by.
+    Read { readout: Readout, mark: u64 },
+}
+
+impl Session {
+    /// Begins to read rows after a bound.
+    pub fn read_after(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Read, Error> {
+        let Some(read_table) = self.parts.read_tables.get(table) else {
+            return Err(Error::Fatal(format!("there is no table number {table} in this pipeline")));
+        };
+        if !read_table.knows(after) {
+            return Ok(Read::NoKey);
+        }
+        self.ask_for(table, Reading { wanted: Wanted::After(after.cloned()), limits });
+        Ok(Read::Later)
+    }
+
+    /// Begins to read these rows.
+    pub fn read_rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) {
+        self.ask_for(table, Reading { wanted: Wanted::Rows(pks.to_vec()), limits });
+    }
+
+    fn ask_for(&mut self, table: usize, reading: Reading) {
+        let before = self.asked.replace((table, reading));
+        assert!(before.is_none(), "one reading is asked for at a time");
+        self.begin_reading();
+    }
+
+    /// If none is under way: one that somebody has asked for, or rows that the log does not tell whole, in turns.
+    pub(super) fn begin_reading(&mut self) {
+        if self.under_way.is_some() {
+            return;
+        }
+        let own_turn = !self.own_last || self.asked.is_none();
+        let own = if own_turn { self.parts.stream.wanted(OWN_ROWS.rows) } else { None };
+        self.own_last = own.is_some();
+        if let Some((table, pks, since)) = own {
+            self.start(table, Reading { wanted: Wanted::Rows(pks), limits: OWN_ROWS }, Some(since));
+        } else if let Some((table, reading)) = self.asked.take() {
+            self.start(table, reading, None);
+        }
+    }
+
+    /// What was streamed before now must be visible to the reading; what is streamed from now on is watched.
+    fn start(&mut self, table: usize, reading: Reading, own: Option<u64>) {
+        let stream = &mut self.parts.stream;
+        let blockers = stream.unseen.xids().chain(stream.open_xid()).collect();
+        stream.touched = Some(Touched::new(table));
+        let state = State::Waiting { blockers, not_before: Instant::now() };
+        self.under_way = Some(UnderWay { table, reading, own, state });
+        self.next_poll = Instant::now();
+    }
+
+    pub(super) fn on_readout(&mut self, readout: Option<Readout>) {
+        let Some(readout) = readout else {
+            // Only a bound can be unknown, and that was found out before.
+            unreachable!("a reading begins after a key of the table")
+        };
+        let mark = self.write_mark();
+        let under_way = self.under_way.as_mut().expect("a reading is under way until it has been handed out");
+        under_way.state = State::Read { readout, mark };
+    }
+
+    /// The message of a reading has come by: it goes out, less what the stream has touched in transactions that it has not seen.
+    pub(super) fn finish(&mut self, under_way: UnderWay, committed: &Committed) {
+        let State::Read { mut readout, .. } = under_way.state else { unreachable!("only what was read is finished") };
+        let touched = self.parts.stream.touched.take().expect("it is watched what the stream touches while rows are read");
+        if !touched.strike_out(&readout.snapshot, &mut readout.rows) {
+            tracing::debug!("a transaction has touched more rows than are remembered; reading again");
+            self.start(under_way.table, under_way.reading, under_way.own);
+            return;
+        }
+        let answered = readout.answered;
+        if let (Some(since), Wanted::Rows(pks)) = (under_way.own, &under_way.reading.wanted) {
+            self.keeping.hold(since, committed.end);
+            self.parts.stream.want_again(under_way.table, &pks[answered..], since);
+        }
+        let chunk = Chunk {
+            rows: readout.rows,
+            upto: readout.upto,
+            last: readout.last,
+            // The stream has passed the moment of its reading already.
+            as_of: Position::START,
+            read_us: readout.read_us,
+        };
+        self.ready.push_back(Portion::Rows { table: under_way.table, chunk, answered, asked: under_way.own.is_none() });
+    }
+}
