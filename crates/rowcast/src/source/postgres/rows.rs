@@ -91,7 +91,7 @@ impl RowReader {
         Ok(pk)
     }
 
-    /// Where the row stands, as [`super::bound`] reads it back: the primary key's columns in the server's own text.
+    /// Where the row stands, as a chunk begins after it: the primary key's columns in the server's own text.
     pub fn bound<'c>(&self, cell: impl Fn(usize) -> Option<Cell<'c>>) -> Result<String, Nameless> {
         let mut bound = String::with_capacity(32);
         bound.push('{');
