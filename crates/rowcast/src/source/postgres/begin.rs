@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::super::{Error, PositionRecord, Start};
 use super::chunk::ReadTable;
 use super::desk::{Desk, Subject, snapshot};
-use super::feed::Feed;
+use super::feed::{self, Feed, SILENCE_MAX};
 use super::fits::server_fits;
 use super::pgoutput::{self, Message};
 use super::record::{self, Mark};
@@ -32,8 +32,6 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long the server is waited for that is to let go of the slot in an orderly way.
 const END_PATIENCE: Duration = Duration::from_secs(1);
-/// How long it may take until the transaction of the record comes by.
-const RECORD_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What an earlier session of this process has found out.
 #[derive(Debug, Default)]
@@ -43,7 +41,7 @@ pub(super) struct Known {
     /// Whether the slot must be made anew, because the publication is younger than it.
     pub slot_is_useless: bool,
     /// Memberships of tables in the publication that began before every transaction that runs.
-    pub settled: HashSet<u32>,
+    pub settled: HashSet<schema::Membership>,
 }
 
 /// Opens the history.
@@ -87,7 +85,8 @@ pub(super) async fn begin(
     let (replication, identity) = replication(settings).await?;
     let base = format!("postgres:{}:{}", identity.text, settings.slot());
     let own = record.filter(|record| record.lineage.0.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with(':')));
-    let (replication, lineage) = recognise(settings, replication, own, &slot, &base, identity.end, &mut notes).await?;
+    let (replication, lineage) =
+        recognise(settings, replication, own, &slot, &base, identity.end, &mut notes, &mut known.slot_is_useless).await?;
     if own.is_none() && record.is_some() {
         notes.push(format!("this is another history than the one that was published before ({}); every table is read again", base));
     }
@@ -265,6 +264,7 @@ async fn recognise(
     base: &str,
     end: u64,
     notes: &mut Vec<String>,
+    slot_is_useless: &mut bool,
 ) -> Result<(Connection, Lineage), Error> {
     let fresh = || Lineage(format!("{base}:{}", ulid::Ulid::generate()).into());
     let Some(record) = record else { return Ok((connection, fresh())) };
@@ -282,15 +282,14 @@ async fn recognise(
         return Ok((connection, fresh()));
     }
     let mut looking = start(settings, connection, at).await?;
-    let found = match timeout(RECORD_PATIENCE, first_commit(&mut looking, at)).await {
-        Ok(found) => found.map_err(settings.explain("looking for the newest transaction that was published"))?,
-        Err(_) => {
-            return Err(Error::Busy(format!(
-                "PostgreSQL at {}: the newest transaction that was published has not come by within {} s",
-                settings.server.place(),
-                RECORD_PATIENCE.as_secs()
-            )));
+    let found = match first_commit(&mut looking, at).await {
+        // As in a session: the slot is older than the publication, and fails for ever.
+        Err(fault) if fault.code() == Some(code::UNDEFINED_OBJECT) => {
+            *slot_is_useless = true;
+            let text = format!("PostgreSQL at {}: the publication was dropped while the slot needed it", settings.server.place());
+            return Err(Error::Busy(text));
         }
+        found => found.map_err(settings.explain("looking for the newest transaction that was published"))?,
     };
     // A server that has streamed once on a connection ends the next stream on it at once. In the middle of a large transaction it does not
     // listen; then it must notice that the connection is gone.
@@ -306,8 +305,10 @@ async fn recognise(
     Ok((again, lineage))
 }
 
-/// The transaction whose commit record starts at `at`, if there is one.
+/// The transaction whose commit record starts at `at`, if there is one. The server may take as long as it likes while it gets on, and is
+/// silent while it goes through a large transaction.
 async fn first_commit(connection: &mut Connection, at: u64) -> Result<Option<Mark>, Fault> {
+    let mut heard = Instant::now();
     loop {
         while let Some(frame) = connection.frame()? {
             match frame {
@@ -325,7 +326,11 @@ async fn first_commit(connection: &mut Connection, at: u64) -> Result<Option<Mar
             }
         }
         match timeout(ASK_EVERY, connection.fill()).await {
-            Ok(filled) => filled?,
+            Ok(filled) => {
+                filled?;
+                heard = Instant::now();
+            }
+            Err(_) if heard.elapsed() > SILENCE_MAX => return Err(feed::silent()),
             // Confirms nothing, and asks how far the server is.
             Err(_) => connection.confirm(0, 0, true).await?,
         }
