@@ -186,3 +186,25 @@ impl Pump {
         self.connection.confirm(self.received, confirmed, answer).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_may_be_silent_for_half_an_hour_but_not_for_ever() {
+        let (here, mut there) = tokio::io::duplex(1 << 20);
+        let mut feed = Feed::start(Connection::new(Box::new(here)), 0);
+        sleep(Duration::from_secs(1800)).await;
+        let mut alive = b"d\0\0\0\x16k".to_vec();
+        alive.extend([0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        there.write_all(&alive).await.unwrap();
+        assert_eq!(feed.frames().await, Ok(vec![Frame::Alive { end: 9, reply: false }]));
+        let begun = Instant::now();
+        assert_eq!(feed.frames().await, Err(silent()));
+        assert!(begun.elapsed() >= SILENCE_MAX);
+    }
+}

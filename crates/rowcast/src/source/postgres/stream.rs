@@ -501,3 +501,20 @@ fn nameless(table: &SessionTable, nameless: Nameless) -> Error {
     let (Nameless::Untold(why) | Nameless::Unwritable(why)) = nameless;
     Error::Fatal(format!("table {}: a row cannot be told from others: {why}; mend the row or leave the table out", table.table.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_too_many_to_be_read_singly_hold_the_log_until_their_table_is_asked_for() {
+        let mut stream = Stream::new(Vec::new(), Catalogue::default(), String::new(), Position::START);
+        for (row, commit) in (100..).enumerate().take(SINGLES_MAX + 1) {
+            stream.want(0, row.to_string(), commit);
+        }
+        assert_eq!(stream.wanted(1), None);
+        assert_eq!(stream.wanted_since(), Some(100));
+        assert_eq!(std::mem::take(&mut stream.resyncs), BTreeMap::from([(0, Some(100))]));
+        assert_eq!(stream.wanted_since(), None);
+    }
+}
