@@ -85,8 +85,7 @@ pub(super) async fn begin(
     let (replication, identity) = replication(settings).await?;
     let base = format!("postgres:{}:{}", identity.text, settings.slot());
     let own = record.filter(|record| record.lineage.0.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with(':')));
-    let (replication, lineage) =
-        recognise(settings, replication, own, &slot, &base, identity.end, &mut notes, &mut known.slot_is_useless).await?;
+    let (replication, lineage) = recognise(settings, replication, own, &slot, &base, identity.end, &mut notes).await?;
     if own.is_none() && record.is_some() {
         notes.push(format!("this is another history than the one that was published before ({}); every table is read again", base));
     }
@@ -264,7 +263,6 @@ async fn recognise(
     base: &str,
     end: u64,
     notes: &mut Vec<String>,
-    slot_is_useless: &mut bool,
 ) -> Result<(Connection, Lineage), Error> {
     let fresh = || Lineage(format!("{base}:{}", ulid::Ulid::generate()).into());
     let Some(record) = record else { return Ok((connection, fresh())) };
@@ -282,15 +280,8 @@ async fn recognise(
         return Ok((connection, fresh()));
     }
     let mut looking = start(settings, connection, at).await?;
-    let found = match first_commit(&mut looking, at).await {
-        // As in a session: the slot is older than the publication, and fails for ever.
-        Err(fault) if fault.code() == Some(code::UNDEFINED_OBJECT) => {
-            *slot_is_useless = true;
-            let text = format!("PostgreSQL at {}: the publication was dropped while the slot needed it", settings.server.place());
-            return Err(Error::Busy(text));
-        }
-        found => found.map_err(settings.explain("looking for the newest transaction that was published"))?,
-    };
+    let found = first_commit(&mut looking, at).await;
+    let found = found.map_err(settings.explain("looking for the newest transaction that was published"))?;
     // A server that has streamed once on a connection ends the next stream on it at once. In the middle of a large transaction it does not
     // listen; then it must notice that the connection is gone.
     drop(looking.end_replication(END_PATIENCE).await);
