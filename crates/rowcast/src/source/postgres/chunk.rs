@@ -260,7 +260,8 @@ impl ReadTable {
 
     /// A bound's values as SQL writes them, if it is made of the primary key's columns.
     fn bound(&self, after: &Bound) -> Option<String> {
-        let values: Vec<(String, String)> = ordered(&after.0, |value| serde_json::from_str(value.get()).ok().filter(sayable))?;
+        let values: Vec<(String, String)> =
+            ordered(&after.0, |value| serde_json::from_str(value.get()).ok().filter(|text: &String| sayable(text)))?;
         let known = values.iter().map(|(name, _)| name).eq(&self.key_names);
         let values: Vec<String> = values.into_iter().map(|(_, value)| value).collect();
         known.then(|| self.literals(&values))
@@ -276,7 +277,7 @@ impl ReadTable {
         let text = |value: &RawValue| match value.get() {
             "null" => None,
             text if text.starts_with(['{', '[']) => None,
-            text if text.starts_with('"') => serde_json::from_str(text).ok().filter(sayable),
+            text if text.starts_with('"') => serde_json::from_str(text).ok().filter(|text: &String| sayable(text)),
             text => Some(text.to_owned()),
         };
         let values = ordered(pk, text)?;
@@ -314,7 +315,7 @@ fn nameless(nameless: Nameless) -> Fault {
 }
 
 /// Whether a text can be part of a statement, which ends at a null character.
-fn sayable(text: &String) -> bool {
+fn sayable(text: &str) -> bool {
     !text.contains('\0')
 }
 

@@ -113,6 +113,8 @@ struct Pump {
 impl Pump {
     async fn run(&mut self, sender: &mpsc::Sender<Result<Vec<Frame>, Fault>>) -> Result<(), Fault> {
         let mut next_status = Instant::now();
+        // Some may have come with the answer that the stream begins, and after an error nothing more comes.
+        self.take_frames().await?;
         loop {
             let wanting = self.bytes < AHEAD_BYTES;
             tokio::select! {
@@ -193,6 +195,16 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_together_with_the_streams_beginning_is_heard_although_nothing_follows() {
+        let (here, mut there) = tokio::io::duplex(1 << 20);
+        let mut connection = Connection::new(Box::new(here));
+        there.write_all(b"W\0\0\0\x07\0\0\0E\0\0\0\x19SERROR\0C42704\0Mgone\0\0").await.unwrap();
+        connection.start_replication("", Duration::from_secs(1)).await.unwrap();
+        let mut feed = Feed::start(connection, 0);
+        assert!(matches!(feed.frames().await, Err(fault) if fault.code() == Some("42704")));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_may_be_silent_for_half_an_hour_but_not_for_ever() {
