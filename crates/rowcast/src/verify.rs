@@ -148,16 +148,22 @@ async fn compare_rows<S: Source, L: Link>(
     }
 }
 
+fn another_key() -> source::Error {
+    source::Error::Changed("the table was given another primary key while it was read".to_owned())
+}
+
 /// The rows after a bound. Where they come in the stream, what else comes there is passed over.
 async fn read<S: Source>(source: &mut S, table: usize, after: Option<&Bound>) -> Result<Chunk, source::Error> {
     match source.chunk(table, after, CHUNK).await? {
         Read::Now(chunk) => return Ok(chunk),
-        Read::NoKey => return Err(source::Error::Changed("the table was given another primary key while it was read".to_owned())),
+        Read::NoKey => return Err(another_key()),
         Read::Later => {}
     }
     loop {
-        if let Portion::Rows { chunk, asked: true, .. } = source.next().await? {
-            return Ok(chunk);
+        match source.next().await? {
+            Portion::Rows { chunk, asked: true, .. } => return Ok(chunk),
+            Portion::NoKey { .. } => return Err(another_key()),
+            Portion::Record(_) | Portion::Changes { .. } | Portion::Rows { .. } | Portion::Resync { .. } => {}
         }
     }
 }

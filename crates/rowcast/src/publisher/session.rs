@@ -317,6 +317,12 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                 self.on_rows(table, chunk, answered, awaited).await
             }
             Portion::Rows { table, chunk, asked: false, .. } => self.send_rows(&Pending::new(table, None, chunk)).await,
+            Portion::NoKey { .. } => {
+                let awaited = self.awaited.take().expect("a source answers what it was asked");
+                let wanted = awaited.wanted.expect("rows that are asked for singly begin after nothing");
+                self.begin_resync_anew(&wanted);
+                Ok(())
+            }
             Portion::Resync { table } => {
                 let name = self.tables[table].table.clone();
                 if !self.resyncs.contains(&name) {

@@ -72,6 +72,11 @@ pub enum Portion {
         /// to read these rows singly, because a change did not tell them whole.
         asked: bool,
     },
+    /// The answer to a reading that was put off where it is [`Read::NoKey`], as only the server could tell.
+    NoKey {
+        /// Which table.
+        table: usize,
+    },
     /// A whole table must be read anew. Everything after this in the stream may only be forgotten once that request has been published.
     Resync {
         /// Which table.

@@ -144,3 +144,16 @@ async fn logins_and_tls_are_what_the_url_asks_for() {
     pipeline.start();
     pipeline.holds("users:1", r#"{"id":1}"#).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_published_and_not_configured_any_more_is_told() {
+    let server = PostgresServer::start().unwrap();
+    server.execute("CREATE TABLE a(id int PRIMARY KEY); CREATE TABLE \"B\"(id int PRIMARY KEY)").unwrap();
+    let both = settings(&server.url(), &["a", "B"]);
+    postgres::install(&both).await.unwrap();
+    assert_eq!(lines(&postgres::check(&both).await), "");
+    let found = postgres::check(&settings(&server.url(), &["a"])).await;
+    insta::assert_snapshot!(lines(&found), @r#"
+    harms: the publication rowcast_shop has tables that are not configured (public."B"): the server sends their changes for nothing, and refuses UPDATE and DELETE where one has no replica identity → run `ALTER PUBLICATION "rowcast_shop" DROP TABLE public."B"`
+    "#);
+}

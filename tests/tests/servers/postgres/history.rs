@@ -189,3 +189,49 @@ async fn a_publication_that_somebody_drops_is_made_anew_with_its_slot() {
     server.execute("UPDATE t SET v = 3").unwrap();
     pipeline.agree(&server, &oracle("t")).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publication_that_leaves_changes_out_for_a_while_costs_a_resync_and_no_change() {
+    let server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    let all = "ALTER PUBLICATION rowcast_shop SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)";
+    for (round, options) in ["publish = 'insert'", "publish_via_partition_root = true, publish = 'truncate'"].into_iter().enumerate() {
+        // Between two looks, so that it stands as it was when it is looked at.
+        server.execute(&format!("ALTER PUBLICATION rowcast_shop SET ({options})")).unwrap();
+        server.execute(&format!("UPDATE t SET v = v + 1; DELETE FROM t WHERE id = 1 + {round}")).unwrap();
+        server.execute(all).unwrap();
+        pipeline.agree(&server, &oracle("t")).await;
+        // And left so.
+        server.execute(&format!("ALTER PUBLICATION rowcast_shop SET ({options})")).unwrap();
+        server.execute(&format!("UPDATE t SET v = v + 1; DELETE FROM t WHERE id = 11 + {round}")).unwrap();
+        pipeline.agree(&server, &oracle("t")).await;
+        server.execute("UPDATE t SET v = v + 1").unwrap();
+        pipeline.agree(&server, &oracle("t")).await;
+        // And while nobody looks.
+        pipeline.stop_publisher().await;
+        server.execute(&format!("ALTER PUBLICATION rowcast_shop SET ({options})")).unwrap();
+        server.execute(&format!("UPDATE t SET v = v + 1; DELETE FROM t WHERE id = 21 + {round}")).unwrap();
+        pipeline.start_publisher();
+        pipeline.agree(&server, &oracle("t")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_older_than_a_publication_somebody_made_anew_is_made_anew_too() {
+    let server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    pipeline.stop_publisher().await;
+    server.execute("DROP PUBLICATION rowcast_shop").unwrap();
+    server.execute("UPDATE t SET v = 1; DELETE FROM t WHERE id = 1").unwrap();
+    server.execute("CREATE PUBLICATION rowcast_shop FOR TABLE t").unwrap();
+    pipeline.start_publisher();
+    pipeline.agree(&server, &oracle("t")).await;
+    server.execute("UPDATE t SET v = 2").unwrap();
+    pipeline.agree(&server, &oracle("t")).await;
+}

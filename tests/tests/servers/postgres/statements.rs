@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
+use rowcast::broker::Broker;
+use rowcast::change::{Bound, Partition, Run};
+use rowcast::request::{Asking, Request};
 use rowcast_testkit::postgres::PostgresServer;
+use rowcast_testkit::wait::until;
+use serde_json::value::RawValue;
 
 use super::Pipeline;
-use super::pipeline::{oracle, table};
+use super::pipeline::{DEADLINE, oracle, table};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn truncates_of_several_tables_and_by_cascade_empty_the_cache() {
@@ -221,4 +226,96 @@ async fn one_huge_transaction_comes_in_many_portions() {
         assert!(complete == (changes_seen == 100_000 || changes_seen == 0) || changes_seen == 100_000, "only its end is complete");
     }
     assert!(portions >= 50, "{portions}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_the_log_does_not_name_under_another_replica_identity_cost_a_resync_and_no_publisher() {
+    let server = PostgresServer::start().unwrap();
+    server
+        .execute(
+            "CREATE TABLE t(id int PRIMARY KEY, code text NOT NULL UNIQUE, v int);
+             INSERT INTO t SELECT i, 'c' || i, 0 FROM generate_series(1, 20) i",
+        )
+        .unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    for statement in [
+        "DELETE FROM t WHERE id = 1",
+        "UPDATE t SET id = 102 WHERE id = 2",
+        "UPDATE t SET id = 103, code = 'd' WHERE id = 3",
+        "UPDATE t SET code = 'e', v = 1 WHERE id = 4; DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, 'c5', 5)",
+    ] {
+        server
+            .execute(&format!(
+                "BEGIN; ALTER TABLE t REPLICA IDENTITY USING INDEX t_code_key; {statement}; ALTER TABLE t REPLICA IDENTITY DEFAULT; COMMIT"
+            ))
+            .unwrap();
+        pipeline.agree(&server, &oracle("t")).await;
+    }
+    pipeline.stop_publisher().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_tables_that_inherit_are_neither_cached_nor_harmed() {
+    let server = PostgresServer::start().unwrap();
+    server
+        .execute(
+            "CREATE TABLE t(id int PRIMARY KEY, v int); CREATE TABLE child() INHERITS (t);
+             INSERT INTO t SELECT i, 0 FROM generate_series(1, 20) i; INSERT INTO child VALUES (1, 7), (100, 7)",
+        )
+        .unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    pipeline.start();
+    let own = "SELECT 't:' || id || chr(9) || row_to_json(t) FROM ONLY t";
+    pipeline.agree(&server, own).await;
+    for statement in [
+        "UPDATE child SET v = 8; DELETE FROM child WHERE id = 100",
+        "UPDATE t SET v = 1",
+        "DELETE FROM t WHERE id < 3",
+        "CREATE TABLE later() INHERITS (t); INSERT INTO later VALUES (5, 5); UPDATE t SET v = 2",
+        "TRUNCATE ONLY t; INSERT INTO t VALUES (1, 1)",
+        "TRUNCATE t",
+    ] {
+        server.execute(statement).unwrap();
+        pipeline.agree(&server, own).await;
+        pipeline.resync(&["t"]).await;
+        pipeline.agree(&server, own).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_for_what_no_row_can_have_are_settled_and_stop_nothing() {
+    let server = PostgresServer::start().unwrap();
+    server
+        .execute(
+            "CREATE FUNCTION even(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN IF $1 % 2 = 0 THEN RETURN true; END IF; RAISE 'odd'; END $$;
+             CREATE DOMAIN positive AS int CHECK (VALUE > 0) CHECK (even(VALUE)); CREATE TABLE t(id positive PRIMARY KEY, v int);
+             CREATE TABLE n(id text PRIMARY KEY, v int); INSERT INTO t SELECT 2 * i, 0 FROM generate_series(1, 20) i",
+        )
+        .unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None), table("n", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("t")).await;
+    let lost = || pipeline.cache.alter(|contents| contents.values.remove("t:2"));
+    for (table, pk) in [("n", r#"{"id":"a\u0000b"}"#), ("t", r#"{"id":-2}"#), ("t", r#"{"id":3}"#), ("t", r#"{"id":"x"}"#)] {
+        lost().unwrap();
+        for (table, pk) in [(table, pk), ("t", r#"{"id":2}"#)] {
+            let pks = vec![RawValue::from_string(pk.to_owned()).unwrap()];
+            pipeline.broker.request(Request::Rows { table: table.into(), pks }.encode()).await.unwrap();
+        }
+        pipeline.agree(&server, &oracle("t")).await;
+        until("the requests to be settled", DEADLINE, async || pipeline.broker.with_control(|queue| queue.is_empty()).then_some(()))
+            .await
+            .unwrap();
+    }
+    // What a resync asks for after a bound that is no key begins anew.
+    for (table, bound) in [("t", r#"{"id":"abc"}"#), ("t", r#"{"id":"-2"}"#), ("t", r#"{"id":"3"}"#), ("t", r#"{"id":"1\u0000"}"#)] {
+        lost().unwrap();
+        let partition = Partition { number: 1, of: 2 };
+        let asking = Asking { table: table.into(), partition, run: Run("x".into()), after: Some(Bound(bound.into())), again: true };
+        pipeline.broker.request(Request::Chunk(asking).encode()).await.unwrap();
+        pipeline.agree(&server, &oracle("t")).await;
+    }
+    pipeline.stop_publisher().await;
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::super::{Error, PositionRecord, Start};
 use super::chunk::ReadTable;
 use super::desk::{Desk, Subject, snapshot};
-use super::feed::Feed;
+use super::feed::{self, Feed, SILENCE_MAX};
 use super::fits::server_fits;
 use super::pgoutput::{self, Message};
 use super::record::{self, Mark};
@@ -32,8 +32,6 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long the server is waited for that is to let go of the slot in an orderly way.
 const END_PATIENCE: Duration = Duration::from_secs(1);
-/// How long it may take until the transaction of the record comes by.
-const RECORD_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What an earlier session of this process has found out.
 #[derive(Debug, Default)]
@@ -43,7 +41,7 @@ pub(super) struct Known {
     /// Whether the slot must be made anew, because the publication is younger than it.
     pub slot_is_useless: bool,
     /// Memberships of tables in the publication that began before every transaction that runs.
-    pub settled: HashSet<u32>,
+    pub settled: HashSet<schema::Membership>,
 }
 
 /// Opens the history.
@@ -282,16 +280,8 @@ async fn recognise(
         return Ok((connection, fresh()));
     }
     let mut looking = start(settings, connection, at).await?;
-    let found = match timeout(RECORD_PATIENCE, first_commit(&mut looking, at)).await {
-        Ok(found) => found.map_err(settings.explain("looking for the newest transaction that was published"))?,
-        Err(_) => {
-            return Err(Error::Busy(format!(
-                "PostgreSQL at {}: the newest transaction that was published has not come by within {} s",
-                settings.server.place(),
-                RECORD_PATIENCE.as_secs()
-            )));
-        }
-    };
+    let found = first_commit(&mut looking, at).await;
+    let found = found.map_err(settings.explain("looking for the newest transaction that was published"))?;
     // A server that has streamed once on a connection ends the next stream on it at once. In the middle of a large transaction it does not
     // listen; then it must notice that the connection is gone.
     drop(looking.end_replication(END_PATIENCE).await);
@@ -306,8 +296,10 @@ async fn recognise(
     Ok((again, lineage))
 }
 
-/// The transaction whose commit record starts at `at`, if there is one.
+/// The transaction whose commit record starts at `at`, if there is one. The server may take as long as it likes while it gets on, and is
+/// silent while it goes through a large transaction.
 async fn first_commit(connection: &mut Connection, at: u64) -> Result<Option<Mark>, Fault> {
+    let mut heard = Instant::now();
     loop {
         while let Some(frame) = connection.frame()? {
             match frame {
@@ -325,7 +317,11 @@ async fn first_commit(connection: &mut Connection, at: u64) -> Result<Option<Mar
             }
         }
         match timeout(ASK_EVERY, connection.fill()).await {
-            Ok(filled) => filled?,
+            Ok(filled) => {
+                filled?;
+                heard = Instant::now();
+            }
+            Err(_) if heard.elapsed() > SILENCE_MAX => return Err(feed::silent()),
             // Confirms nothing, and asks how far the server is.
             Err(_) => connection.confirm(0, 0, true).await?,
         }

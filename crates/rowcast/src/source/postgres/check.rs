@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::Error;
 use super::schema::{self, Misfit, Table};
 use super::slot::{self, Slot};
-use super::wire::{Connection, Fault, quoted};
+use super::wire::{Connection, Fault, literal, quoted};
 use super::{PostgresSettings, fits, install};
 use crate::finding::{Finding, Grade, Setting};
 use crate::mapping::{MappedTable, Proof, nearest};
@@ -56,6 +56,7 @@ async fn look(connection: &mut Connection, settings: &PostgresSettings) -> Resul
         found.push(Finding::new(Grade::Stops, message).mend(INSTALL));
     }
     let (all, _) = schema::read(connection, &settings.publication(), &settings.names()).await?;
+    found.extend(left_over(connection, settings, &all).await?);
     let mut mapped: Vec<(usize, Table, MappedTable)> = Vec::new();
     for (index, (table, configured)) in all.into_iter().zip(&settings.tables).enumerate() {
         let Some(table) = table else {
@@ -94,6 +95,30 @@ async fn look(connection: &mut Connection, settings: &PostgresSettings) -> Resul
         found.extend(readable(connection, settings, table).await?.map(|finding| finding.about(*index, Setting::Name)));
     }
     Ok(found)
+}
+
+/// Tables that an earlier configuration had, or that somebody added: the server tells of them for nobody.
+async fn left_over(connection: &mut Connection, settings: &PostgresSettings, tables: &[Option<Table>]) -> Result<Option<Finding>, Fault> {
+    let name = settings.publication();
+    let configured: Vec<String> = tables.iter().flatten().map(|table| table.oid.to_string()).collect();
+    let sql = format!(
+        "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid \
+         JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE p.pubname = {} AND r.prrelid <> ALL (ARRAY[{}]::oid[]) ORDER BY 1",
+        literal(&name),
+        configured.join(",")
+    );
+    let rows = connection.query(&sql, PATIENCE).await?;
+    let names = rows.iter().map(|row| row.text(0)).collect::<Result<Vec<_>, _>>()?.join(", ");
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let message = format!(
+        "the publication {name} has tables that are not configured ({names}): the server sends their changes for nothing, and refuses UPDATE \
+         and DELETE where one has no replica identity"
+    );
+    let remedy = format!("run `ALTER PUBLICATION {} DROP TABLE {names}`", quoted(&name));
+    Ok(Some(Finding::new(Grade::Harms, message).mend(remedy)))
 }
 
 /// A walsender of ours would be one of the standbys that commits wait for, while it waits for commits to become visible.

@@ -12,7 +12,7 @@ use super::rows::{Nameless, Place, RowReader};
 use super::schema::Table;
 use super::types::Catalogue;
 use super::visibility::Snapshot;
-use super::wire::{Answer, Connection, Fault, code, literal, quoted};
+use super::wire::{Answer, Connection, Fault, ServerError, code, literal, quoted};
 use crate::change::{Bound, Image};
 use crate::mapping::MappedTable;
 
@@ -85,7 +85,7 @@ impl ReadTable {
         let key = |name: &String| (quoted(name), table.column(name).map_or(String::new(), |column| column.declared.clone()));
         ReadTable {
             name: table.name.clone(),
-            sql_name: table.sql_name(),
+            sql_name: table.only(),
             columns: columns.iter().map(|name| quoted(name)).collect(),
             key: table.primary_key().iter().map(key).collect(),
             key_names: table.primary_key().to_vec(),
@@ -116,6 +116,9 @@ impl ReadTable {
             }
             Err(Fault::Refused(error)) => {
                 connection.query("ROLLBACK", PATIENCE).await?;
+                if refuses_value(&error) && self.refuses_bound(connection, &reading.wanted).await? {
+                    return Ok(Told::Read(None));
+                }
                 let passing = matches!(
                     error.code.as_str(),
                     code::LOCK_NOT_AVAILABLE
@@ -220,7 +223,7 @@ impl ReadTable {
         // The first statement tells how the server itself writes the key.
         let sql = format!("SELECT {literals}; SELECT {} FROM {} WHERE ({condition}) = ({literals})", self.columns.join(","), self.sql_name);
         let answers = match connection.query(&sql, PATIENCE).await {
-            Err(Fault::Refused(error)) if error.code.starts_with(code::CLASS_DATA) => {
+            Err(Fault::Refused(error)) if refuses_value(&error) => {
                 connection.query("ROLLBACK TO SAVEPOINT row", PATIENCE).await?;
                 return Ok(None);
             }
@@ -239,13 +242,29 @@ impl ReadTable {
         Ok(reader.key(cell).ok().map(|key| ReadRow { pk, image: Image::Absent { key } }))
     }
 
+    /// Whether it is the bound that the server refuses: since it was made, the primary key was given other types.
+    async fn refuses_bound(&self, connection: &mut Connection, wanted: &Wanted) -> Result<bool, Fault> {
+        let Wanted::After(Some(after)) = wanted else { return Ok(false) };
+        let Some(literals) = self.bound(after) else { return Ok(true) };
+        match connection.query(&format!("SELECT {literals}"), PATIENCE).await {
+            Err(Fault::Refused(error)) if refuses_value(&error) => Ok(true),
+            asked => asked.map(|_| false),
+        }
+    }
+
     fn condition(&self, after: Option<&Bound>) -> Option<String> {
         let Some(after) = after else { return Some(String::new()) };
-        let values: Vec<(String, String)> = ordered(&after.0, |value| serde_json::from_str(value.get()).ok())?;
+        let names: Vec<&str> = self.key.iter().map(|(name, _)| name.as_str()).collect();
+        self.bound(after).map(|literals| format!(" WHERE ({}) > ({literals})", names.join(",")))
+    }
+
+    /// A bound's values as SQL writes them, if it is made of the primary key's columns.
+    fn bound(&self, after: &Bound) -> Option<String> {
+        let values: Vec<(String, String)> =
+            ordered(&after.0, |value| serde_json::from_str(value.get()).ok().filter(|text: &String| sayable(text)))?;
         let known = values.iter().map(|(name, _)| name).eq(&self.key_names);
         let values: Vec<String> = values.into_iter().map(|(_, value)| value).collect();
-        let names: Vec<&str> = self.key.iter().map(|(name, _)| name.as_str()).collect();
-        known.then(|| format!(" WHERE ({}) > ({})", names.join(","), self.literals(&values)))
+        known.then(|| self.literals(&values))
     }
 
     fn literals(&self, values: &[String]) -> String {
@@ -258,7 +277,7 @@ impl ReadTable {
         let text = |value: &RawValue| match value.get() {
             "null" => None,
             text if text.starts_with(['{', '[']) => None,
-            text if text.starts_with('"') => serde_json::from_str(text).ok(),
+            text if text.starts_with('"') => serde_json::from_str(text).ok().filter(|text: &String| sayable(text)),
             text => Some(text.to_owned()),
         };
         let values = ordered(pk, text)?;
@@ -291,7 +310,18 @@ fn cell(answer: &Answer, place: usize) -> Option<Cell<'_>> {
 }
 
 fn nameless(nameless: Nameless) -> Fault {
-    Fault::Hopeless(nameless.0)
+    let (Nameless::Untold(why) | Nameless::Unwritable(why)) = nameless;
+    Fault::Hopeless(why)
+}
+
+/// Whether a text can be part of a statement, which ends at a null character.
+fn sayable(text: &str) -> bool {
+    !text.contains('\0')
+}
+
+/// Whether the server refuses a value: its type does not take it, or a check of its domain does not.
+fn refuses_value(error: &ServerError) -> bool {
+    [code::CLASS_DATA, code::CLASS_CONSTRAINT, code::RAISED].iter().any(|class| error.code.starts_with(class))
 }
 
 fn size(row: &ReadRow) -> usize {

@@ -14,8 +14,11 @@ const AHEAD_BYTES: usize = 512 * 1024;
 /// How often the server hears of us, and is asked how far it is. It would end the connection after `wal_sender_timeout` without a word,
 /// which is a minute unless somebody has set it.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
-/// How long a server may be silent that was asked to answer.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// How long a server may be silent that was asked to answer. While it goes through a large transaction that concerns none of our tables
+/// it answers nothing, and after a reconnect it would begin that anew. A server that is gone is found out by the connection itself.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3600);
+/// How often a silence is said.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 /// How long an orderly end may take.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -42,7 +45,8 @@ impl Feed {
         let (sender, frames) = mpsc::channel(1);
         let (wish, wishes) = watch::channel(Wish { confirmed: from, end: false });
         let task = tokio::spawn(async move {
-            let mut pump = Pump { connection, ahead: Vec::new(), bytes: 0, received: from, heard: Instant::now(), wishes };
+            let now = Instant::now();
+            let mut pump = Pump { connection, ahead: Vec::new(), bytes: 0, received: from, heard: now, said: now, wishes };
             if let Err(fault) = pump.run(&sender).await {
                 // Whoever would have taken it may have gone.
                 drop(sender.send(Err(fault)).await);
@@ -87,6 +91,11 @@ impl Drop for Feed {
     }
 }
 
+/// That the server has said nothing for too long.
+pub(super) fn silent() -> Fault {
+    Fault::Lost(format!("the server has said nothing for {} s", SILENCE_MAX.as_secs()))
+}
+
 struct Pump {
     connection: Connection,
     /// What was read and not taken.
@@ -96,12 +105,16 @@ struct Pump {
     received: u64,
     /// When it last said anything.
     heard: Instant,
+    /// When its silence was said last.
+    said: Instant,
     wishes: watch::Receiver<Wish>,
 }
 
 impl Pump {
     async fn run(&mut self, sender: &mpsc::Sender<Result<Vec<Frame>, Fault>>) -> Result<(), Fault> {
         let mut next_status = Instant::now();
+        // Some may have come with the answer that the stream begins, and after an error nothing more comes.
+        self.take_frames().await?;
         loop {
             let wanting = self.bytes < AHEAD_BYTES;
             tokio::select! {
@@ -120,7 +133,14 @@ impl Pump {
                 () = sleep_until(next_status) => {
                     next_status = Instant::now() + STATUS_EVERY;
                     if wanting && self.heard.elapsed() > SILENCE_MAX {
-                        return Err(Fault::Lost(format!("the server has said nothing for {} s", SILENCE_MAX.as_secs())));
+                        return Err(silent());
+                    }
+                    if wanting && self.heard.elapsed().min(self.said.elapsed()) > SAY_EVERY {
+                        self.said = Instant::now();
+                        tracing::info!(
+                            "the server has said nothing for {} s; it may be going through a large transaction of other tables",
+                            self.heard.elapsed().as_secs()
+                        );
                     }
                     self.status(true).await?;
                 }
@@ -166,5 +186,37 @@ impl Pump {
     async fn status(&mut self, answer: bool) -> Result<(), Fault> {
         let confirmed = self.wishes.borrow().confirmed;
         self.connection.confirm(self.received, confirmed, answer).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_together_with_the_streams_beginning_is_heard_although_nothing_follows() {
+        let (here, mut there) = tokio::io::duplex(1 << 20);
+        let mut connection = Connection::new(Box::new(here));
+        there.write_all(b"W\0\0\0\x07\0\0\0E\0\0\0\x19SERROR\0C42704\0Mgone\0\0").await.unwrap();
+        connection.start_replication("", Duration::from_secs(1)).await.unwrap();
+        let mut feed = Feed::start(connection, 0);
+        assert!(matches!(feed.frames().await, Err(fault) if fault.code() == Some("42704")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_may_be_silent_for_half_an_hour_but_not_for_ever() {
+        let (here, mut there) = tokio::io::duplex(1 << 20);
+        let mut feed = Feed::start(Connection::new(Box::new(here)), 0);
+        sleep(Duration::from_secs(1800)).await;
+        let mut alive = b"d\0\0\0\x16k".to_vec();
+        alive.extend([0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        there.write_all(&alive).await.unwrap();
+        assert_eq!(feed.frames().await, Ok(vec![Frame::Alive { end: 9, reply: false }]));
+        let begun = Instant::now();
+        assert_eq!(feed.frames().await, Err(silent()));
+        assert!(begun.elapsed() >= SILENCE_MAX);
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn share_keys<'o>(table: &MappedTable, others: impl Iterator<Item = &
 /// The statements that bring the publication to what is configured.
 pub(super) fn publishing(name: &str, publication: Option<&Publication>, tables: &[(Table, MappedTable)]) -> Vec<String> {
     let quoted_name = quoted(name);
-    let names = |tables: &[&Table]| tables.iter().map(|table| table.sql_name()).collect::<Vec<_>>().join(", ");
+    let names = |tables: &[&Table]| tables.iter().map(|table| table.only()).collect::<Vec<_>>().join(", ");
     let all: Vec<&Table> = tables.iter().map(|(table, _)| table).collect();
     let Some(publication) = publication else {
         return vec![format!(

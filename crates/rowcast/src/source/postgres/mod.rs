@@ -41,7 +41,7 @@ use crate::mapping::TableSettings;
 pub use check::{check, misfits};
 pub use inspect::{Inspection, TableInspection, Waiting, inspect, waiting};
 pub use install::{Report, install, plan, uninstall};
-pub use schema::{Column, Identity, Leaf, Table, UniqueKey};
+pub use schema::{Column, Identity, Leaf, Membership, Table, UniqueKey};
 pub use server::{Server, SslMode};
 pub use single::{count_rows, single_row};
 pub use slot::Slot;

@@ -83,8 +83,11 @@ impl Session {
 
     pub(super) fn on_readout(&mut self, readout: Option<Readout>) {
         let Some(readout) = readout else {
-            // Only a bound can be unknown, and that was found out before.
-            unreachable!("a reading begins after a key of the table")
+            let under_way = self.under_way.take().expect("a reading is under way until it has been answered");
+            assert!(under_way.own.is_none(), "only what somebody has asked for begins after a bound");
+            self.parts.stream.touched = None;
+            self.ready.push_back(Portion::NoKey { table: under_way.table });
+            return;
         };
         let mark = self.write_mark();
         let under_way = self.under_way.as_mut().expect("a reading is under way until it has been handed out");

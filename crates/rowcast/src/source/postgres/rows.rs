@@ -38,9 +38,20 @@ struct Part {
     plan: Plan,
 }
 
-/// A row whose primary key cannot be written down, so that it cannot be told from others; a sentence.
+/// A row that cannot be told from others; a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Nameless(pub String);
+pub(super) enum Nameless {
+    /// A column of its primary key is not told.
+    Untold(String),
+    /// Its primary key cannot be written down.
+    Unwritable(String),
+}
+
+impl Part {
+    fn untold(&self) -> Nameless {
+        Nameless::Untold(format!("the primary key's column {} is not told", self.name))
+    }
+}
 
 impl RowReader {
     /// A reader for rows with these columns. `None` where one that is needed is missing or of another type: then rows as they were before
@@ -81,11 +92,9 @@ impl RowReader {
             }
             push_json_text(&mut pk, &part.name);
             pk.push(':');
-            let pushed = match cell(part.place) {
-                Some(Cell::Text(text)) => part.plan.push_json(&mut pk, text, &mut self.scratch).map_err(|reason| reason.to_string()),
-                _ => Err("it is not told".to_owned()),
-            };
-            pushed.map_err(|reason| Nameless(format!("the primary key's column {}: {reason}", part.name)))?;
+            let Some(Cell::Text(text)) = cell(part.place) else { return Err(part.untold()) };
+            let pushed = part.plan.push_json(&mut pk, text, &mut self.scratch);
+            pushed.map_err(|reason| Nameless::Unwritable(format!("the primary key's column {}: {reason}", part.name)))?;
         }
         pk.push('}');
         Ok(pk)
@@ -101,10 +110,9 @@ impl RowReader {
             }
             push_json_text(&mut bound, &part.name);
             bound.push(':');
-            let Some(Cell::Text(text)) = cell(part.place) else {
-                return Err(Nameless(format!("the primary key's column {} is not told", part.name)));
-            };
-            let text = std::str::from_utf8(text).map_err(|_| Nameless(format!("the primary key's column {} is not UTF-8", part.name)))?;
+            let Some(Cell::Text(text)) = cell(part.place) else { return Err(part.untold()) };
+            let text = std::str::from_utf8(text);
+            let text = text.map_err(|_| Nameless::Unwritable(format!("the primary key's column {} is not UTF-8", part.name)))?;
             push_json_text(&mut bound, text);
         }
         bound.push('}');
@@ -137,6 +145,11 @@ impl RowReader {
             Ok(()) => None,
             Err(error) => Some(Image::Unreadable { key: Some(key), reason: error.to_string() }),
         }
+    }
+
+    /// Whether the log tells primary key and template of a row that is gone: all their columns are in the identity.
+    pub fn tells_old(&self, places: &[Place]) -> bool {
+        self.primary_key.iter().chain(&self.template).all(|part| places.get(part.place).is_some_and(|place| place.in_identity))
     }
 
     /// Whether these two have the same primary key.

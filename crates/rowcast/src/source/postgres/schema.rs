@@ -88,6 +88,15 @@ pub struct Leaf {
     pub file: u32,
 }
 
+/// A table's membership in a publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Membership {
+    /// Its oid; a membership that was ended and begun again has another one.
+    pub oid: u32,
+    /// The transaction that wrote the publication as it is; one whose options were changed, and be it back again, has another one.
+    pub version: u32,
+}
+
 /// A table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -111,8 +120,8 @@ pub struct Table {
     pub unique: Vec<UniqueKey>,
     /// What holds its rows.
     pub leaves: Vec<Leaf>,
-    /// The oid of its membership in the publication; a membership that was ended and begun again has another one.
-    pub membership: Option<u32>,
+    /// Its membership in the publication.
+    pub membership: Option<Membership>,
     /// Whether the publication leaves out columns or rows.
     pub filtered: bool,
 }
@@ -141,7 +150,7 @@ pub(super) async fn read(
     let tables = format!(
         "WITH {wanted} SELECT w.place, w.oid, w.relkind, w.relpersistence, w.relispartition, \
          coalesce(r.oid, CASE WHEN p.puballtables THEN p.oid END), \
-         coalesce(to_jsonb(r)->>'prqual' IS NOT NULL OR to_jsonb(r)->>'prattrs' IS NOT NULL, false) \
+         coalesce(to_jsonb(r)->>'prqual' IS NOT NULL OR to_jsonb(r)->>'prattrs' IS NOT NULL, false), p.xmin \
          FROM wanted w LEFT JOIN pg_publication p ON p.pubname = {publication} \
          LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = w.oid ORDER BY w.place"
     );
@@ -184,7 +193,7 @@ pub(super) async fn read(
                 columns: Vec::new(),
                 unique: Vec::new(),
                 leaves: Vec::new(),
-                membership: cells.maybe(5)?.map(|_| cells.number(5)).transpose()?,
+                membership: cells.maybe(5)?.map(|_| Ok(Membership { oid: cells.number(5)?, version: cells.number(7)? })).transpose()?,
                 filtered: cells.is_true(6),
             });
         }
@@ -279,11 +288,18 @@ impl Table {
         format!("{}.{}", super::wire::quoted(&self.schema), super::wire::quoted(&self.relation))
     }
 
+    /// The same, without the tables that inherit from it: their rows are told under their own names, and may have its keys a second time.
+    pub(super) fn only(&self) -> String {
+        let only = if self.kind == 'r' { "ONLY " } else { "" };
+        format!("{only}{}", self.sql_name())
+    }
+
     /// What a mapping may use of it.
     pub fn mapped(&self) -> TableSchema {
         let not_null = |name: &String| self.columns.iter().any(|column| column.name == *name && column.not_null);
         let columns = self.columns.iter().filter(|column| !column.generated);
         let leaf = |leaf: &Leaf| format!("{}/{}", leaf.oid, leaf.file);
+        let membership = self.membership.map_or(String::new(), |membership| format!("{}/{}", membership.oid, membership.version));
         TableSchema {
             columns: columns
                 .map(|column| ColumnSchema {
@@ -296,12 +312,13 @@ impl Table {
             primary_key: self.primary_key().to_vec(),
             unique: self.unique.iter().filter(|key| key.columns.iter().all(not_null)).map(|key| key.columns.clone()).collect(),
             // Another table of the same name, rows that were rewritten without a word in the log, partitions that came or went, a
-            // time without publication, a type of the user's that a key may be made of: each must be read anew.
+            // time without publication or with one that left changes out, a type of the user's that a key may be made of: each must
+            // be read anew.
             definition: format!(
                 "{} of {} in {} with {}",
                 self.oid,
                 self.leaves.iter().map(leaf).collect::<Vec<_>>().join(","),
-                self.membership.unwrap_or_default(),
+                membership,
                 self.columns
                     .iter()
                     .filter(|column| column.type_oid >= FIRST_OF_USERS)

@@ -13,7 +13,7 @@ use super::desk::{Ask, Desk, Told};
 use super::feed::Feed;
 use super::readings::{State, UnderWay};
 use super::record::{self, Keeping, Mark};
-use super::schema::Table;
+use super::schema::{Membership, Table};
 use super::stream::{Committed, Step, Stream};
 use super::visibility::Snapshot;
 use super::wire::{Fault, Frame, code};
@@ -243,8 +243,12 @@ impl Session {
 
     /// Hands out what there is, up to `to`.
     fn hand_out(&mut self, to: Position) {
-        for table in std::mem::take(&mut self.parts.stream.resyncs) {
+        for (table, since) in std::mem::take(&mut self.parts.stream.resyncs) {
             self.ready.push_back(Portion::Resync { table });
+            if let Some(since) = since {
+                // Whatever lies beyond what was handed out so far is forgotten only after the request is published.
+                self.keeping.hold(since, self.flushed.0 + 1);
+            }
         }
         let changes = self.parts.stream.take_changes();
         if changes.is_empty() && to <= self.flushed {
@@ -388,7 +392,7 @@ impl Session {
     }
 
     /// The tables' memberships in the publication, once every transaction has ended that may have begun before them.
-    pub fn settled(&self) -> Vec<u32> {
+    pub fn settled(&self) -> Vec<Membership> {
         match self.parts.barrier {
             None => self.parts.facts.iter().flatten().filter_map(|table| table.membership).collect(),
             Some(_) => Vec::new(),

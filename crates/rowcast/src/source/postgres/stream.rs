@@ -99,8 +99,9 @@ struct Open {
 enum Known {
     /// No table of ours.
     Other,
-    /// Rows of a table; without a reader they are passed over.
-    Ours { table: usize, reader: Option<Box<RowReader>>, in_identity: Vec<bool> },
+    /// Rows of a table; without a reader they are passed over. Where the log does not tell the old values that the keys need, because
+    /// somebody has changed the replica identity, whatever goes or changes makes the table be read anew.
+    Ours { table: usize, reader: Option<Box<RowReader>>, in_identity: Vec<bool>, tells_old: bool },
 }
 
 /// The stream so far.
@@ -119,8 +120,8 @@ pub(super) struct Stream {
     /// Set while rows are being read.
     pub touched: Option<Touched>,
     singles: BTreeMap<usize, Singles>,
-    /// Tables that must be read anew as a whole.
-    pub resyncs: Vec<usize>,
+    /// Tables that must be read anew as a whole, with the commit record of the oldest transaction before here that needs it.
+    pub resyncs: BTreeMap<usize, Option<u64>>,
     changes: Vec<Change>,
     bytes: usize,
     old_cells: Cells,
@@ -144,7 +145,7 @@ impl Stream {
             unseen: Unseen::default(),
             touched: None,
             singles: BTreeMap::new(),
-            resyncs: Vec::new(),
+            resyncs: BTreeMap::new(),
             changes: Vec::new(),
             bytes: 0,
             old_cells: Cells::default(),
@@ -253,21 +254,21 @@ impl Stream {
         }
     }
 
-    /// The commit record of the oldest transaction that needs rows which wait to be read.
+    /// The commit record of the oldest transaction that needs rows which wait to be read, singly or with their whole table.
     pub fn wanted_since(&self) -> Option<u64> {
-        self.singles.values().filter(|singles| !singles.pks.is_empty()).map(|singles| singles.since).min()
+        let singly = self.singles.values().filter(|singles| !singles.pks.is_empty()).map(|singles| singles.since);
+        singly.chain(self.resyncs.values().copied().flatten()).min()
     }
 
     /// Rows with these columns are passed over, because they are older than the mapping; the table is read anew.
     pub fn pass_over(&mut self, table: usize) {
-        self.resync(table);
+        self.resync(table, None);
     }
 
-    /// Asks for a whole table anew.
-    fn resync(&mut self, table: usize) {
-        if !self.resyncs.contains(&table) {
-            self.resyncs.push(table);
-        }
+    /// Asks for a whole table anew. `since` is the commit record of the oldest transaction before here that needs it.
+    fn resync(&mut self, table: usize, since: Option<u64>) {
+        let oldest = self.resyncs.entry(table).or_default();
+        *oldest = oldest.iter().copied().chain(since).min();
     }
 
     fn opened(&mut self) -> &mut Open {
@@ -310,8 +311,9 @@ impl Stream {
         let session = &self.tables[table];
         let reader = RowReader::new(&session.table, &session.mapped, &self.catalogue, &places).map(Box::new);
         let strange = reader.is_none();
+        let tells_old = reader.as_ref().is_some_and(|reader| reader.tells_old(&places));
         let in_identity = places.iter().map(|place| place.in_identity).collect();
-        self.known.insert(relation.oid, Known::Ours { table, reader, in_identity });
+        self.known.insert(relation.oid, Known::Ours { table, reader, in_identity, tells_old });
         if strange { Step::Strange { table } } else { Step::Within }
     }
 
@@ -327,17 +329,26 @@ impl Stream {
     }
 
     fn update(&mut self, relation: u32, old: Option<&Old<'_>>, new: &Tuple<'_>) -> Result<(), Error> {
-        let Some(Known::Ours { table, reader: Some(reader), in_identity }) = self.known.get_mut(&relation) else {
+        let Some(Known::Ours { table, reader: Some(reader), in_identity, tells_old }) = self.known.get_mut(&relation) else {
             return self.is_known(relation);
         };
-        let table = *table;
+        let (table, tells_old) = (*table, *tells_old);
         let new = new.locate(&mut self.new_cells);
-        let Some(old) = old else {
-            // Neither primary key nor template have changed, for both are in the identity.
+        let Some(old) = old.filter(|_| tells_old) else {
+            // Neither primary key nor template have changed, for both are in the identity, or nobody knows whether they have.
             let cell = |place: usize| new.cell(place);
-            let pk = reader.pk(cell).map_err(|why| nameless(&self.tables[table], why))?;
-            let image = reader.image(cell);
-            self.present(table, Op::Update, pk, image);
+            let pk = match reader.pk(cell) {
+                Ok(pk) => Some(pk),
+                Err(Nameless::Untold(_)) if !tells_old => None,
+                Err(why) => return Err(nameless(&self.tables[table], why)),
+            };
+            if let Some(pk) = pk {
+                let image = reader.image(cell);
+                self.present(table, Op::Update, pk, image);
+            }
+            if !tells_old {
+                self.resync(table, None);
+            }
             return Ok(());
         };
         let (old, full) = match old {
@@ -369,10 +380,14 @@ impl Stream {
     }
 
     fn delete(&mut self, relation: u32, old: &Old<'_>) -> Result<(), Error> {
-        let Some(Known::Ours { table, reader: Some(reader), in_identity }) = self.known.get_mut(&relation) else {
+        let Some(Known::Ours { table, reader: Some(reader), in_identity, tells_old }) = self.known.get_mut(&relation) else {
             return self.is_known(relation);
         };
         let table = *table;
+        if !*tells_old {
+            self.resync(table, None);
+            return Ok(());
+        }
         let (old, full) = match old {
             Old::Full(tuple) => (tuple.locate(&mut self.old_cells), true),
             Old::Key(tuple) => (tuple.locate(&mut self.old_cells), false),
@@ -424,7 +439,7 @@ impl Stream {
             open.taken.insert((table, spelt(key)), pk.clone());
             if open.taken.len() > TAKEN_MAX {
                 open.taken.clear();
-                self.resync(table);
+                self.resync(table, None);
             }
         }
         self.push(table, op, pk, image);
@@ -450,7 +465,7 @@ impl Stream {
                 return;
             }
             // Who else has the key the log does not tell.
-            self.resync(table);
+            self.resync(table, None);
         }
         self.push(table, Op::Delete, pk, image);
     }
@@ -466,8 +481,9 @@ impl Stream {
         let singles = self.singles.entry(table).or_default();
         singles.since = if singles.pks.is_empty() { commit } else { singles.since.min(commit) };
         if singles.pks.len() >= SINGLES_MAX {
+            let since = singles.since;
             drop(singles.take(usize::MAX));
-            self.resync(table);
+            self.resync(table, Some(since));
             return;
         }
         if singles.known.insert(pk.clone()) {
@@ -481,6 +497,24 @@ fn spelt(key: &[KeyValue]) -> String {
     format!("{key:?}")
 }
 
-fn nameless(table: &SessionTable, Nameless(why): Nameless) -> Error {
+fn nameless(table: &SessionTable, nameless: Nameless) -> Error {
+    let (Nameless::Untold(why) | Nameless::Unwritable(why)) = nameless;
     Error::Fatal(format!("table {}: a row cannot be told from others: {why}; mend the row or leave the table out", table.table.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_too_many_to_be_read_singly_hold_the_log_until_their_table_is_asked_for() {
+        let mut stream = Stream::new(Vec::new(), Catalogue::default(), String::new(), Position::START);
+        for (row, commit) in (100..).enumerate().take(SINGLES_MAX + 1) {
+            stream.want(0, row.to_string(), commit);
+        }
+        assert_eq!(stream.wanted(1), None);
+        assert_eq!(stream.wanted_since(), Some(100));
+        assert_eq!(std::mem::take(&mut stream.resyncs), BTreeMap::from([(0, Some(100))]));
+        assert_eq!(stream.wanted_since(), None);
+    }
 }

@@ -13,7 +13,7 @@ use super::dial::AT_ONCE;
 use super::fault::{Fault, ServerError};
 
 /// Something that bytes go through in both directions.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(in super::super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
@@ -107,7 +107,7 @@ impl Answer {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Box<dyn Stream>) -> Connection {
+    pub(in super::super) fn new(stream: Box<dyn Stream>) -> Connection {
         Connection { stream, inbox: BytesMut::new(), busy: false }
     }
 

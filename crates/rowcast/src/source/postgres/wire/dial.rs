@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
+use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -40,6 +41,10 @@ const ALSO_PINNED: [(&str, &str); 8] = [
     ("default_transaction_read_only", "off"),
     ("idle_in_transaction_session_timeout", "60s"),
 ];
+
+/// How often a system that says nothing is asked whether it is there, and how often in vain until the connection is over.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVES: u32 = 3;
 
 /// Connects and logs in, within the server's time-out.
 pub(in super::super) async fn dial(server: &Server, role: Role, name: &str) -> Result<Connection, Fault> {
@@ -80,6 +85,7 @@ async fn reach(server: &Server, with_tls: bool) -> Result<Box<dyn Stream>, Fault
     }
     let mut stream = TcpStream::connect((server.host.as_str(), server.port)).await.map_err(lost)?;
     stream.set_nodelay(true).map_err(lost)?;
+    notice_death(&stream).map_err(lost)?;
     if !with_tls {
         return Ok(Box::new(stream));
     }
@@ -93,6 +99,18 @@ async fn reach(server: &Server, with_tls: bool) -> Result<Box<dyn Stream>, Fault
         b'N' => Err(Fault::Hopeless("the server has no TLS, and sslmode in the url asks for it".to_owned())),
         _ => Err(Fault::Lost("TLS: the server does not speak PostgreSQL's protocol".to_owned())),
     }
+}
+
+/// Lets the system find out by itself that the other side is gone, for a server may be busy and say nothing for long.
+fn notice_death(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVES)?;
+    // Nothing is asked while something sent is not acknowledged: that has a limit of its own.
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, u32::try_from((KEEPALIVE_EVERY * KEEPALIVES).as_millis()).expect("a short while"))?;
+    Ok(())
 }
 
 async fn log_in(server: &Server, connection: &mut Connection) -> Result<(), Fault> {
@@ -191,3 +209,19 @@ fn unexpected(tag: u8) -> Fault {
 
 /// How long an answer may take that needs no work.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_notices_by_itself_that_a_server_is_gone() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        notice_death(&stream).unwrap();
+        assert_eq!(sockopt::socket_keepalive(&stream), Ok(true));
+        assert_eq!(sockopt::tcp_keepidle(&stream), Ok(KEEPALIVE_EVERY));
+        #[cfg(target_os = "linux")]
+        assert_eq!(sockopt::tcp_user_timeout(&stream), Ok(30_000));
+    }
+}

@@ -23,6 +23,10 @@ pub(in super::super) mod code {
     pub const QUERY_CANCELED: &str = "57014";
     /// What begins like this is a value that its type does not take.
     pub const CLASS_DATA: &str = "22";
+    /// What begins like this is a constraint that does not hold; outside of tables that is a domain's.
+    pub const CLASS_CONSTRAINT: &str = "23";
+    /// A function of the user's has raised it; outside of tables that is one that a domain's check calls.
+    pub const RAISED: &str = "P0001";
     pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
 }
 

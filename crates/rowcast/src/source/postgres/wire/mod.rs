@@ -11,4 +11,4 @@ mod tls;
 
 pub(super) use connection::{Answer, Connection, Frame, literal, quoted};
 pub(super) use dial::{Role, dial};
-pub(super) use fault::{Fault, code};
+pub(super) use fault::{Fault, ServerError, code};
