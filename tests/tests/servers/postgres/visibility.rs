@@ -70,7 +70,7 @@ async fn rows_asked_for_before_a_hanging_transaction_has_come_again_wait_for_it(
     // Another session; what it is asked for first it is asked for before anything has been streamed.
     source.begin(None).await.unwrap();
     let limits = ChunkLimits { rows: 1000, bytes: 1 << 20 };
-    assert!(matches!(source.read_after(0, None, limits).await.unwrap(), Read::Later));
+    assert!(matches!(source.chunk(0, None, limits).await.unwrap(), Read::Later));
     // Without the wait the rows come within milliseconds of the first message.
     let early = timeout(Duration::from_secs(2), async {
         loop {
