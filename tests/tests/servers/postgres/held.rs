@@ -25,17 +25,22 @@ impl Running {
 /// Runs a statement whose transaction commits into the log and then waits for a standby that is not there: it is streamed, and no
 /// snapshot sees it. Every later commit hangs, too, but for those that wait for no standby.
 pub fn hang(server: &Arc<PostgresServer>, sql: &str) -> Running {
+    let waiting = || server.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").unwrap();
+    let before = waiting();
+    let_commits_hang(server);
+    let running = Running::start(server, sql);
+    until_blocking("the commit to wait for the standby", DEADLINE, || (waiting() != before).then_some(())).unwrap();
+    running
+}
+
+/// From now on commits hang.
+pub fn let_commits_hang(server: &PostgresServer) {
     server.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'").unwrap();
     server.execute("SELECT pg_reload_conf()").unwrap();
-    let waiting = || server.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'").unwrap();
     until_blocking("the setting to be in force", DEADLINE, || {
         (server.execute("SHOW synchronous_standby_names").unwrap() == "absent").then_some(())
     })
     .unwrap();
-    let before = waiting();
-    let running = Running::start(server, sql);
-    until_blocking("the commit to wait for the standby", DEADLINE, || (waiting() != before).then_some(())).unwrap();
-    running
 }
 
 /// Lets hanging commits go on.

@@ -10,6 +10,7 @@ use rowcast_testkit::wait::until;
 use serde_json::value::RawValue;
 
 use super::Pipeline;
+use super::held::Running;
 use super::pipeline::{DEADLINE, oracle, table};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,6 +200,73 @@ async fn the_leaves_of_a_partitioned_table_are_its_rows() {
         server.execute(statement).unwrap();
         pipeline.agree(&server, &oracle("p")).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_while_a_partition_is_detached_for_a_moment_is_read() {
+    let server = PostgresServer::start().unwrap();
+    server
+        .execute(
+            "CREATE TABLE p(id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+             CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100);
+             CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (100) TO (200) PARTITION BY RANGE (id);
+             CREATE TABLE p21 PARTITION OF p2 FOR VALUES FROM (100) TO (150);
+             INSERT INTO p SELECT i, 0 FROM generate_series(0, 149, 10) i",
+        )
+        .unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("p", None)]).await;
+    pipeline.start();
+    pipeline.agree(&server, &oracle("p")).await;
+    for (partition, written, from, to) in [("p1", "p1", 0, 100), ("p2", "p21", 100, 200)] {
+        server
+            .execute(&format!(
+                "BEGIN; ALTER TABLE p DETACH PARTITION {partition}; UPDATE {written} SET v = 1;
+                 ALTER TABLE p ATTACH PARTITION {partition} FOR VALUES FROM ({from}) TO ({to}); COMMIT"
+            ))
+            .unwrap();
+        pipeline.agree(&server, &oracle("p")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_attached_while_a_session_begins_is_followed() {
+    let server = Arc::new(PostgresServer::start().unwrap());
+    server
+        .execute(
+            "CREATE TABLE p(id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+             CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100);
+             CREATE TABLE p2(id int PRIMARY KEY, v int); INSERT INTO p VALUES (1, 0); INSERT INTO p2 VALUES (101, 0)",
+        )
+        .unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![table("p", None)]).await;
+    // Each look at the partitions waits here; a locker that queues behind one look lets it pass and stops the next.
+    let lock = || Running::start(&server, "BEGIN; LOCK TABLE p1 IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(600); COMMIT");
+    let locks = async |mode: &str, granted: bool| {
+        let sql = format!("SELECT count(*) FROM pg_locks WHERE relation = 'p1'::regclass AND mode = '{mode}' AND granted = {granted}");
+        until("a lock on the partition", DEADLINE, async || (server.execute(&sql).unwrap() == "1").then_some(())).await.unwrap();
+    };
+    let unlock = || {
+        let sql =
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'p1'::regclass AND mode = 'AccessExclusiveLock' AND granted";
+        server.execute(sql).unwrap();
+    };
+    let first = lock();
+    locks("AccessExclusiveLock", true).await;
+    pipeline.start();
+    locks("AccessShareLock", false).await;
+    let second = lock();
+    locks("AccessExclusiveLock", false).await;
+    unlock();
+    first.end();
+    locks("AccessExclusiveLock", true).await;
+    locks("AccessShareLock", false).await;
+    // The look that waits began before this; the next one finds it.
+    server.execute("ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (100) TO (200)").unwrap();
+    unlock();
+    second.end();
+    pipeline.agree(&server, &oracle("p")).await;
+    server.execute("UPDATE p SET v = 1").unwrap();
+    pipeline.agree(&server, &oracle("p")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

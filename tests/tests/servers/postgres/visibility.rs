@@ -1,12 +1,16 @@
 //! What is in the log and what a snapshot sees are two things.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use rowcast::source::postgres::PostgresSource;
+use rowcast::source::{ChunkLimits, Portion, Read, Source};
 use rowcast_testkit::postgres::PostgresServer;
 use rowcast_testkit::wait::until;
+use tokio::time::timeout;
 
 use super::Pipeline;
-use super::held::{Gate, Running, hang, release};
+use super::held::{Gate, Running, hang, let_commits_hang, release};
 use super::pipeline::{DEADLINE, oracle, table};
 
 async fn with_rows() -> (Arc<PostgresServer>, Pipeline) {
@@ -53,21 +57,72 @@ async fn after_a_lost_connection_a_transaction_that_is_not_visible_comes_again()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_asked_for_before_a_hanging_transaction_has_come_again_wait_for_it() {
+    let (server, pipeline) = with_rows().await;
+    let mut source = PostgresSource::new(pipeline.settings.clone());
+    source.begin(None).await.unwrap();
+    let hanging = hang(&server, "INSERT INTO t VALUES (101, 1)");
+    let mut streamed = false;
+    while !streamed {
+        let portion = timeout(DEADLINE, source.next()).await.expect("a portion in time").unwrap();
+        streamed = matches!(&portion, Portion::Changes { changes, .. } if !changes.is_empty());
+    }
+    // Another session; what it is asked for first it is asked for before anything has been streamed.
+    source.begin(None).await.unwrap();
+    let limits = ChunkLimits { rows: 1000, bytes: 1 << 20 };
+    assert!(matches!(source.chunk(0, None, limits).await.unwrap(), Read::Later));
+    // Without the wait the rows come within milliseconds of the first message.
+    let early = timeout(Duration::from_secs(2), async {
+        loop {
+            if let Portion::Rows { chunk, .. } = source.next().await.unwrap() {
+                return chunk.rows.len();
+            }
+        }
+    });
+    assert!(early.await.is_err(), "rows come, though the transaction is not visible");
+    release(&server);
+    hanging.end();
+    let read = loop {
+        if let Portion::Rows { chunk, .. } = timeout(DEADLINE, source.next()).await.expect("a portion in time").unwrap() {
+            break chunk.rows;
+        }
+    };
+    assert!(read.len() == 101 && read.iter().any(|row| row.pk.contains("101")), "{}", read.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_are_less_what_an_invisible_transaction_has_touched_while_they_were_read() {
     let (server, mut pipeline) = with_rows().await;
     pipeline.start();
     pipeline.agree(&server, &oracle("t")).await;
-    // The reading waits for the lock; meanwhile a transaction commits that its snapshot does not see.
+    // The reading waits behind a lock that waits for the writer. Then the writer commits and hangs, and keeps its own lock.
     let gate = Gate::shut(&server);
-    let locker = gate.up_to("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; SELECT pg_advisory_xact_lock_shared(1); COMMIT");
+    let writer = gate.up_to("BEGIN; UPDATE t SET v = 1 WHERE id <= 50; SELECT pg_advisory_xact_lock_shared(1); COMMIT");
+    let locker = Running::start(&server, "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; COMMIT");
+    let waits = async |mode: &str| {
+        let sql = format!("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND mode = '{mode}' AND NOT granted");
+        until("a lock to be waited for", DEADLINE, async || (server.execute(&sql).unwrap() == "1").then_some(())).await.unwrap();
+    };
+    waits("AccessExclusiveLock").await;
     pipeline.resync(&["t"]).await;
-    pipeline.pass(&server, 2).await;
+    waits("AccessShareLock").await;
+    let open = || pipeline.cache.contents().checkpoints.values().all(|stored| !stored.checkpoint.resyncs.is_empty());
+    until("the resync to begin", DEADLINE, async || open().then_some(())).await.unwrap();
+    let_commits_hang(&server);
     gate.open();
-    locker.end();
-    let hanging = hang(&server, "UPDATE t SET v = 1 WHERE id <= 50");
     pipeline.holds("t:50", r#"{"id":50,"v":1}"#).await;
+    server
+        .execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 't'::regclass AND mode = 'AccessExclusiveLock'")
+        .unwrap();
+    locker.end();
+    // One partition at least gets its rows from that reading; another reading would wait for the writer.
+    let over = || pipeline.cache.contents().checkpoints.values().any(|stored| stored.checkpoint.resyncs.is_empty());
+    until("the rows to be read", DEADLINE, async || over().then_some(())).await.unwrap();
+    assert_eq!(server.execute("SELECT sum(v) FROM t").unwrap(), "0", "what was read does not see the writer");
+    let cached = pipeline.cached();
+    assert_eq!(cached.values().filter(|row| row.ends_with(r#""v":1}"#)).count(), 50, "{cached:?}");
     release(&server);
-    hanging.end();
+    writer.end();
     pipeline.agree(&server, &oracle("t")).await;
     pipeline.assert_nothing_went_back();
 }

@@ -76,10 +76,11 @@ pub(super) async fn begin(
         let why = if slot.replaced { "the server had thrown away the log that its slot needed" } else { "its slot was gone" };
         notes.push(format!("{why}: the slot {} was made anew, and every table is read again", settings.slot()));
     }
-    // What was just published is a part of what the tables are.
-    let (tables, catalogue) = prepare(&mut aside, settings, known.before, &mut notes).await?;
+    // Older than what is worked with, so that whatever happens in between is a difference for the first look.
     let (facts, _) =
         schema::read(&mut aside, &settings.publication(), &settings.names()).await.map_err(settings.explain("reading the catalogue"))?;
+    // What was just published is a part of what the tables are.
+    let (tables, catalogue) = prepare(&mut aside, settings, known.before, &mut notes).await?;
     let barrier = barrier(&mut aside, settings, &tables, &slot, known).await?;
 
     let (replication, identity) = replication(settings).await?;

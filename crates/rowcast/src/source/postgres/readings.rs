@@ -58,7 +58,9 @@ impl Session {
 
     /// If none is under way: one that somebody has asked for, or rows that the log does not tell whole, in turns.
     pub(super) fn begin_reading(&mut self) {
-        if self.under_way.is_some() {
+        // Until a message of this session has come by, a transaction that an earlier session has shipped may be invisible and come again
+        // later: what a reading must wait for is not known yet.
+        if self.under_way.is_some() || self.seen == 0 {
             return;
         }
         let own_turn = !self.own_last || self.asked.is_none();
@@ -79,6 +81,17 @@ impl Session {
         let state = State::Waiting { blockers, not_before: Instant::now() };
         self.under_way = Some(UnderWay { table, reading, own, state });
         self.next_poll = Instant::now();
+    }
+
+    /// As long as the server has not been asked, a reading may begin to watch anew at any time. So what is remembered of a busy table
+    /// stays bounded, however long something else holds the reading up.
+    pub(super) fn watch_anew_if_much_was_touched(&mut self) {
+        let stream = &mut self.parts.stream;
+        let Some(UnderWay { table, state: State::Waiting { blockers, .. }, .. }) = &mut self.under_way else { return };
+        if stream.touched.as_ref().is_some_and(Touched::is_much) {
+            *blockers = stream.unseen.xids().chain(stream.open_xid()).collect();
+            stream.touched = Some(Touched::new(*table));
+        }
     }
 
     pub(super) fn on_readout(&mut self, readout: Option<Readout>) {

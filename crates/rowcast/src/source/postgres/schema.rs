@@ -86,6 +86,8 @@ pub struct Leaf {
     pub identity: Identity,
     /// The file that holds the rows; a statement that rewrites the table makes another one, and says nothing in the log.
     pub file: u32,
+    /// The transactions that attached it and the partitions above it. What is written while one is detached is not in the log.
+    pub attached: String,
 }
 
 /// A table's membership in a publication.
@@ -171,7 +173,9 @@ pub(super) async fn read(
          SELECT l.place, c.oid, n.nspname, c.relname, c.relkind, c.relreplident, coalesce(pg_relation_filenode(c.oid), 0), \
          (SELECT to_json(array(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place) \
          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum WHERE k.place <= i.indnkeyatts)) \
-         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END LIMIT 1) \
+         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary ELSE i.indisreplident END LIMIT 1), \
+         (SELECT coalesce(string_agg(h.xmin::text, '+' ORDER BY h.inhrelid), '') FROM pg_partition_ancestors(c.oid) a \
+         JOIN pg_inherits h ON h.inhrelid = a.relid) \
          FROM leaf l JOIN pg_class c ON c.oid = l.oid JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY l.place, c.oid"
     );
     let sql = |query: &str| format!("{query};");
@@ -226,6 +230,7 @@ pub(super) async fn read(
                 kind: letter(&cells, 4)?,
                 identity,
                 file: cells.number(6)?,
+                attached: cells.text(8)?.to_owned(),
             });
         }
         let catalogue = plan(connection, &mut found).await?;
@@ -298,7 +303,7 @@ impl Table {
     pub fn mapped(&self) -> TableSchema {
         let not_null = |name: &String| self.columns.iter().any(|column| column.name == *name && column.not_null);
         let columns = self.columns.iter().filter(|column| !column.generated);
-        let leaf = |leaf: &Leaf| format!("{}/{}", leaf.oid, leaf.file);
+        let leaf = |leaf: &Leaf| format!("{}/{}/{}", leaf.oid, leaf.file, leaf.attached);
         let membership = self.membership.map_or(String::new(), |membership| format!("{}/{}", membership.oid, membership.version));
         TableSchema {
             columns: columns

@@ -315,6 +315,7 @@ impl Session {
     fn work(&mut self) {
         let now = Instant::now();
         self.begin_reading();
+        self.watch_anew_if_much_was_touched();
         if let Some(UnderWay { table, reading, state, .. }) = &mut self.under_way
             && let State::Waiting { blockers, not_before } = state
             && blockers.is_empty()

@@ -7,6 +7,8 @@ use super::visibility::Snapshot;
 
 /// How many keys are remembered of one transaction. A larger one is waited for until it is visible, and the rows are read again.
 const KEYS_MAX: usize = 100_000;
+/// How many are remembered of all together.
+const ALL_MAX: usize = 300_000;
 
 /// What one transaction has touched.
 #[derive(Debug)]
@@ -23,12 +25,14 @@ enum Keys {
 pub(super) struct Touched {
     table: usize,
     by: HashMap<u32, Keys>,
+    /// How many keys and transactions there are.
+    remembered: usize,
 }
 
 impl Touched {
     /// Nothing yet; only this table matters.
     pub fn new(table: usize) -> Touched {
-        Touched { table, by: HashMap::new() }
+        Touched { table, by: HashMap::new(), remembered: 0 }
     }
 
     /// A row was named.
@@ -36,20 +40,37 @@ impl Touched {
         if table != self.table {
             return;
         }
-        let keys = self.by.entry(xid).or_insert_with(|| Keys::These(HashSet::new()));
-        if let Keys::These(known) = keys {
-            if known.len() >= KEYS_MAX {
+        let keys = self.by.entry(xid).or_insert_with(|| {
+            self.remembered += 1;
+            Keys::These(HashSet::new())
+        });
+        if let Keys::These(known) = keys
+            && !known.contains(pk)
+        {
+            if known.len() >= KEYS_MAX || self.remembered >= ALL_MAX {
+                self.remembered -= known.len();
                 *keys = Keys::TooMany;
-            } else if !known.contains(pk) {
+            } else {
                 known.insert(pk.to_owned());
+                self.remembered += 1;
             }
         }
     }
 
+    /// Whether so much was touched that it is better to begin anew, as long as the server has not been asked for the rows.
+    pub fn is_much(&self) -> bool {
+        self.remembered >= ALL_MAX / 2
+    }
+
     /// The table was truncated.
     pub fn all(&mut self, xid: u32, table: usize) {
-        if table == self.table {
-            self.by.insert(xid, Keys::All);
+        if table != self.table {
+            return;
+        }
+        match self.by.insert(xid, Keys::All) {
+            None => self.remembered += 1,
+            Some(Keys::These(known)) => self.remembered -= known.len(),
+            Some(Keys::All | Keys::TooMany) => {}
         }
     }
 
@@ -94,6 +115,22 @@ mod tests {
         assert_eq!(struck(&touched), Some(vec!["1".to_owned()]));
         touched.all(10, 7);
         assert_eq!(struck(&touched), Some(vec![]));
+    }
+
+    #[test]
+    fn many_transactions_together_are_remembered_within_bounds() {
+        let mut touched = Touched::new(7);
+        let mut largest = 0;
+        for xid in 20..30 {
+            for pk in 0..KEYS_MAX / 2 {
+                touched.row(xid, 7, &pk.to_string());
+            }
+            largest = largest.max(touched.by.values().map(|keys| if let Keys::These(keys) = keys { keys.len() } else { 0 }).sum());
+        }
+        assert!(touched.is_much() && largest <= ALL_MAX, "{largest}");
+        assert_eq!(struck(&touched), None, "what was not remembered must not be passed over");
+        touched.all(20, 7);
+        assert!(touched.remembered < ALL_MAX, "a truncate takes the place of keys");
     }
 
     #[test]
