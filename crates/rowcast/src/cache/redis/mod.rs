@@ -68,7 +68,8 @@ impl RedisSettings {
         }
         let database = url.path().trim_matches('/');
         if !database.is_empty() && database.parse::<u16>().is_err() {
-            return Err(SettingsError::Url(format!("{database} is no number of a database")));
+            // Where the URL is misspelt the password may stand in what looks like a path.
+            return Err(SettingsError::Url("what follows the host and a / is no number of a database".to_owned()));
         }
         let info = url.into_connection_info().map_err(|error| SettingsError::Url(error.category().to_owned()))?;
         Ok(RedisSettings {
