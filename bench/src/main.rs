@@ -39,6 +39,9 @@ struct Plan {
     /// For how long.
     #[arg(long, default_value_t = 10)]
     seconds: u32,
+    /// Folder in which the database is made, so that it can have a disk of its own, as a database server mostly has.
+    #[arg(long)]
+    database_in: Option<PathBuf>,
     /// Print the figures as one JSON object.
     #[arg(long)]
     json: bool,

@@ -41,7 +41,10 @@ struct Bench<'p> {
 
 /// Measures everything.
 pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
-    let folder = tempfile::tempdir()?;
+    let folder = match &plan.database_in {
+        Some(folder) => tempfile::tempdir_in(folder)?,
+        None => tempfile::tempdir()?,
+    };
     let database = folder.path().join("users.db");
     say("starting RabbitMQ and Redis, and making the table");
     let rabbit = tokio::task::spawn_blocking(RabbitServer::start).await??;

@@ -53,8 +53,8 @@ impl Settings {
         Settings {
             pipeline: pipeline.to_owned(),
             partitions,
-            block_keys: 4_000,
-            block_bytes: 1024 * 1024,
+            block_keys: 2_000,
+            block_bytes: 512 * 1024,
             inbox_bytes: 1024 * 1024,
             patience: Duration::from_secs(2),
         }
