@@ -62,6 +62,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     database::write_backlog(&database, plan.rows, plan.single_rows)?;
     let one_a_message = bench.catch_up(plan.single_rows, Some(1))?;
     say("lag");
+    write_back()?;
     let (lag, idle) = bench.lag()?;
     say("comparing database and Redis");
     let differences = bench.differences().await?;
@@ -74,6 +75,14 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
 
 fn say(what: &str) {
     eprintln!("{what} …");
+}
+
+/// Has the kernel write what the phases before left in its memory: hundreds of MiB, for which every fsync of a steady load would
+/// wait, though that load did not cause them.
+fn write_back() -> anyhow::Result<()> {
+    let status = std::process::Command::new("sync").status().context("running sync")?;
+    ensure!(status.success(), "sync ended with {status}");
+    Ok(())
 }
 
 impl Bench<'_> {
