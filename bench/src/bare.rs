@@ -2,16 +2,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, PublisherConfirm};
 use rowcast::batch::Batch;
 use rowcast::broker::memory::MemoryBroker;
 use rowcast::change::Partition;
@@ -26,8 +27,8 @@ use rowcast_testkit::wait::until;
 use crate::Plan;
 use crate::child::start_half;
 use crate::database::{self, PARTITIONS, PIPELINE, settings};
-use crate::report::Bare;
-use crate::usage::group_cpu_s;
+use crate::report::{Bare, Latency};
+use crate::usage::{group_cpu_s, now_us};
 
 /// How long a measurement may take.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -37,6 +38,9 @@ const WINDOW: usize = 256;
 
 /// Messages that a consumer may hold.
 const PREFETCH: u16 = 50;
+
+/// A batch of one small row, more or less.
+const MESSAGE_BYTES: usize = 512;
 
 /// Rows in one MSET.
 const MSET_ROWS: usize = 1_000;
@@ -55,6 +59,7 @@ pub async fn measure(copy: &Path, plan: &Plan, rabbit: &RabbitServer, redis: &Re
     let before = group_cpu_s(redis.id()?)?;
     let redis_s = into_redis(&redis.url(), &texts)?;
     let redis_cpu_s = group_cpu_s(redis.id()?)? - before;
+    let rabbitmq_lag = beside_a_writer(copy, plan, &rabbit.url()).await?;
     Ok(Bare {
         sqlite_changes_per_s: changes / sqlite_s,
         publisher_changes_per_s: changes / publisher_s,
@@ -62,6 +67,7 @@ pub async fn measure(copy: &Path, plan: &Plan, rabbit: &RabbitServer, redis: &Re
         rabbitmq_cpu_s_per_100k: rabbitmq_cpu_s * 100_000.0 / changes,
         redis_changes_per_s: changes / redis_s,
         redis_cpu_s_per_100k: redis_cpu_s * 100_000.0 / changes,
+        rabbitmq_lag,
     })
 }
 
@@ -117,24 +123,15 @@ async fn publish_until(path: &Path, broker: &MemoryBroker, so: impl Fn(&Meter) -
 
 /// Seconds from the first publish to the last ack and confirm.
 async fn through_rabbitmq(url: &str, texts: &[Text]) -> anyhow::Result<f64> {
-    let bodies: Vec<(String, Vec<u8>)> = texts
-        .iter()
-        .map(|(partition, text)| Ok((format!("bare.{partition}"), zstd::bulk::compress(text, 1)?)))
-        .collect::<anyhow::Result<_>>()?;
+    let bodies: Vec<(String, Vec<u8>)> =
+        texts.iter().map(|(partition, text)| Ok((queue_of(*partition), zstd::bulk::compress(text, 1)?))).collect::<anyhow::Result<_>>()?;
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let consuming = Connection::connect(url, ConnectionProperties::default()).await?;
     let mut consumers = Vec::new();
     for partition in Partition::all(PARTITIONS) {
-        let queue = format!("bare.{partition}");
+        let queue = queue_of(partition);
         let expected = bodies.iter().filter(|(name, _)| *name == queue).count();
-        let channel = consuming.create_channel().await?;
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(queue.as_str().into(), options, arguments).await?;
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-        let name = queue.as_str().into();
-        let mut consumer = channel.basic_consume(name, "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+        let (channel, mut consumer) = consume(&consuming, &queue).await?;
         consumers.push(tokio::spawn(async move {
             for _ in 0..expected {
                 let delivery = consumer.next().await.context("the consumer ended")??;
@@ -150,9 +147,7 @@ async fn through_rabbitmq(url: &str, texts: &[Text]) -> anyhow::Result<f64> {
     let begun = Instant::now();
     let mut unconfirmed = FuturesUnordered::new();
     for (queue, body) in &bodies {
-        let properties = BasicProperties::default().with_delivery_mode(2);
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        unconfirmed.push(channel.basic_publish("".into(), queue.as_str().into(), options, body, properties).await?);
+        unconfirmed.push(publish(&channel, queue, body).await?);
         while unconfirmed.len() >= WINDOW {
             confirmed(unconfirmed.next().await)?;
         }
@@ -164,6 +159,78 @@ async fn through_rabbitmq(url: &str, texts: &[Text]) -> anyhow::Result<f64> {
         tokio::time::timeout(DEADLINE, consumer).await???;
     }
     Ok(begun.elapsed().as_secs_f64())
+}
+
+fn queue_of(partition: Partition) -> String {
+    format!("bare.{partition}")
+}
+
+/// Makes a queue of the kind that rowcast makes, and consumes from it.
+async fn consume(connection: &Connection, queue: &str) -> anyhow::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.into(), options, arguments).await?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    let consumer = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await?;
+    Ok((channel, consumer))
+}
+
+async fn publish(channel: &Channel, queue: &str, body: &[u8]) -> lapin::Result<PublisherConfirm> {
+    let properties = BasicProperties::default().with_delivery_mode(2);
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    channel.basic_publish("".into(), queue.into(), options, body, properties).await
+}
+
+/// From publishing to delivery: RabbitMQ alone with as many messages a second as commits are made beside it, on the same disk.
+async fn beside_a_writer(path: &Path, plan: &Plan, url: &str) -> anyhow::Result<Latency> {
+    let Plan { rows, commits_per_second, seconds, .. } = *plan;
+    let count = commits_per_second * seconds;
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let consuming = Connection::connect(url, ConnectionProperties::default()).await?;
+    let mut consumers = Vec::new();
+    for partition in Partition::all(PARTITIONS) {
+        let (channel, mut consumer) = consume(&consuming, &queue_of(partition)).await?;
+        let expected = (0..count).filter(|index| index % u32::from(PARTITIONS) + 1 == u32::from(partition.number)).count();
+        consumers.push(tokio::spawn(async move {
+            let mut lags = Vec::new();
+            while lags.len() < expected {
+                let delivery = consumer.next().await.context("the consumer ended")??;
+                let sent = delivery.data.first_chunk::<8>().context("a message that nobody published")?;
+                lags.push(now_us() - i64::from_le_bytes(*sent));
+                channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await?;
+            }
+            anyhow::Ok(lags)
+        }));
+    }
+    let path = path.to_owned();
+    let (sender, samples) = sync_channel(1);
+    let writer = std::thread::spawn(move || database::commit_singly(&path, rows, commits_per_second, count, &sender));
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let begun = tokio::time::Instant::now();
+    let mut unconfirmed = FuturesUnordered::new();
+    let mut body = [b'.'; MESSAGE_BYTES];
+    for index in 0..count {
+        tokio::time::sleep_until(begun + Duration::from_secs(1) * index / commits_per_second).await;
+        body[..8].copy_from_slice(&now_us().to_le_bytes());
+        let partition = Partition { number: (index % u32::from(PARTITIONS)) as u16 + 1, of: PARTITIONS };
+        unconfirmed.push(publish(&channel, &queue_of(partition), &body).await?);
+        while let Some(Some(answer)) = unconfirmed.next().now_or_never() {
+            confirmed(Some(answer))?;
+        }
+    }
+    while !unconfirmed.is_empty() {
+        confirmed(unconfirmed.next().await)?;
+    }
+    let mut lags = Vec::new();
+    for consumer in consumers {
+        lags.extend(tokio::time::timeout(DEADLINE, consumer).await???);
+    }
+    writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    drop(samples);
+    Ok(Latency::of(lags))
 }
 
 fn confirmed(answer: Option<lapin::Result<Confirmation>>) -> anyhow::Result<()> {

@@ -123,6 +123,8 @@ pub struct Bare {
     pub redis_changes_per_s: f64,
     /// Redis' processor seconds for 100,000 changes of that.
     pub redis_cpu_s_per_100k: f64,
+    /// From publishing to delivery: a message for each commit, RabbitMQ and the writer without rowcast.
+    pub rabbitmq_lag: Latency,
 }
 
 impl fmt::Display for Report {
@@ -136,6 +138,7 @@ impl fmt::Display for Report {
         writeln!(f, "  observed       {}", lag.observed)?;
         writeln!(f, "  plain client   {}", lag.by_plain_client)?;
         writeln!(f, "  (the commit    {})", lag.commit)?;
+        writeln!(f, "  (RabbitMQ alone, beside the same writer: {})", bare.rabbitmq_lag)?;
         writeln!(f, "CPU seconds for 100,000 changes")?;
         writeln!(f, "  catching up    {}", catch_up.cpu_s_per_100k)?;
         writeln!(f, "  one a message  {}", one_a_message.cpu_s_per_100k)?;
