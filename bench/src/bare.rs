@@ -123,13 +123,15 @@ async fn publish_until(path: &Path, broker: &MemoryBroker, so: impl Fn(&Meter) -
 
 /// Seconds from the first publish to the last ack and confirm.
 async fn through_rabbitmq(url: &str, texts: &[Text]) -> anyhow::Result<f64> {
-    let bodies: Vec<(String, Vec<u8>)> =
-        texts.iter().map(|(partition, text)| Ok((queue_of(*partition), zstd::bulk::compress(text, 1)?))).collect::<anyhow::Result<_>>()?;
+    let bodies: Vec<(String, Vec<u8>)> = texts
+        .iter()
+        .map(|(partition, text)| Ok((queue_of("backlog", *partition), zstd::bulk::compress(text, 1)?)))
+        .collect::<anyhow::Result<_>>()?;
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let consuming = Connection::connect(url, ConnectionProperties::default()).await?;
     let mut consumers = Vec::new();
     for partition in Partition::all(PARTITIONS) {
-        let queue = queue_of(partition);
+        let queue = queue_of("backlog", partition);
         let expected = bodies.iter().filter(|(name, _)| *name == queue).count();
         let (channel, mut consumer) = consume(&consuming, &queue).await?;
         consumers.push(tokio::spawn(async move {
@@ -161,8 +163,8 @@ async fn through_rabbitmq(url: &str, texts: &[Text]) -> anyhow::Result<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
-fn queue_of(partition: Partition) -> String {
-    format!("bare.{partition}")
+fn queue_of(kind: &str, partition: Partition) -> String {
+    format!("bare.{kind}.{partition}")
 }
 
 /// Makes a queue of the kind that rowcast makes, and consumes from it.
@@ -191,7 +193,7 @@ async fn beside_a_writer(path: &Path, plan: &Plan, url: &str) -> anyhow::Result<
     let consuming = Connection::connect(url, ConnectionProperties::default()).await?;
     let mut consumers = Vec::new();
     for partition in Partition::all(PARTITIONS) {
-        let (channel, mut consumer) = consume(&consuming, &queue_of(partition)).await?;
+        let (channel, mut consumer) = consume(&consuming, &queue_of("commits", partition)).await?;
         let expected = (0..count).filter(|index| index % u32::from(PARTITIONS) + 1 == u32::from(partition.number)).count();
         consumers.push(tokio::spawn(async move {
             let mut lags = Vec::new();
@@ -212,11 +214,11 @@ async fn beside_a_writer(path: &Path, plan: &Plan, url: &str) -> anyhow::Result<
     let begun = tokio::time::Instant::now();
     let mut unconfirmed = FuturesUnordered::new();
     let mut body = [b'.'; MESSAGE_BYTES];
-    for index in 0..count {
+    let partitions: Vec<Partition> = Partition::all(PARTITIONS).collect();
+    for (index, partition) in (0..count).zip(partitions.into_iter().cycle()) {
         tokio::time::sleep_until(begun + Duration::from_secs(1) * index / commits_per_second).await;
         body[..8].copy_from_slice(&now_us().to_le_bytes());
-        let partition = Partition { number: (index % u32::from(PARTITIONS)) as u16 + 1, of: PARTITIONS };
-        unconfirmed.push(publish(&channel, &queue_of(partition), &body).await?);
+        unconfirmed.push(publish(&channel, &queue_of("commits", partition), &body).await?);
         while let Some(Some(answer)) = unconfirmed.next().now_or_never() {
             confirmed(Some(answer))?;
         }

@@ -1,10 +1,12 @@
 //! Child processes that end with the test, even if the test is killed.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
@@ -13,12 +15,17 @@ use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 /// otherwise be connected to itself, and so take the port from the server.
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
 
-/// A free TCP port on loopback. Somebody else may take it before the server does, so starting a server is worth a second try.
+/// A free TCP port on loopback, which this process gives to nobody else: a server that is down for a while finds it free. Another
+/// process may take it before the server does, so starting a server is worth a second try.
 pub fn free_port() -> Result<u16> {
-    (0..100)
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let port = (0..100)
         .map(|_| rand::random_range(PORTS))
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .context("a hundred ports are all taken")
+        .find(|port| !given.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("a hundred ports are all taken")?;
+    given.insert(port);
+    Ok(port)
 }
 
 /// A child in a process group of its own, which a small guardian kills as soon as the test's end of a pipe is closed: by
@@ -67,7 +74,7 @@ impl Process {
             .stderr(output)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        let pid = crate::wait::until_blocking("the child to have an id", std::time::Duration::from_secs(10), || {
+        let pid = crate::wait::until_blocking("the child to have an id", std::time::Duration::from_secs(60), || {
             std::fs::read_to_string(pid_file.path()).ok().and_then(|text| text.strip_suffix('\n').and_then(|text| text.parse().ok()))
         });
         let pid = match pid.map(|raw: i32| Pid::from_raw(raw)) {
@@ -78,7 +85,7 @@ impl Process {
             }
         };
         // The child becomes the leader of its group a moment after it has an id; one that is gone already has been it.
-        crate::wait::until_blocking("the child to lead its group", std::time::Duration::from_secs(10), || match getpgid(Some(pid)) {
+        crate::wait::until_blocking("the child to lead its group", std::time::Duration::from_secs(60), || match getpgid(Some(pid)) {
             Ok(group) => (group == pid).then_some(()),
             Err(_) => Some(()),
         })?;
@@ -160,14 +167,14 @@ mod tests {
             stat.rsplit_once(") ").unwrap().1.chars().next()
         };
         let becomes = |child: &Process, wanted| {
-            crate::wait::until_blocking("the state", std::time::Duration::from_secs(10), || (state(child) == Some(wanted)).then_some(()))
+            crate::wait::until_blocking("the state", std::time::Duration::from_secs(60), || (state(child) == Some(wanted)).then_some(()))
                 .unwrap();
         };
         child.signal(Signal::STOP).unwrap();
         becomes(&child, 'T');
         // The guardian has had time to take a stop for an end, if it does.
         let begun = std::time::Instant::now();
-        crate::wait::until_blocking("half a second", std::time::Duration::from_secs(10), || {
+        crate::wait::until_blocking("half a second", std::time::Duration::from_secs(60), || {
             assert_eq!((child.ended().unwrap(), state(&child)), (None, Some('T')));
             (begun.elapsed() > std::time::Duration::from_millis(500)).then_some(())
         })

@@ -10,6 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::process::free_port;
+
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -60,7 +62,7 @@ pub struct Proxy {
 impl Proxy {
     /// Listens on a free port. Must be called in a tokio runtime.
     pub async fn start(server: SocketAddr) -> Result<Proxy> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let listener = TcpListener::bind(("127.0.0.1", free_port()?)).await?;
         let address = listener.local_addr()?;
         let (mode, watched) = watch::channel(Mode::default());
         let forwarded = Arc::default();
@@ -240,7 +242,7 @@ mod tests {
     use crate::wait::until;
     use std::time::Duration;
 
-    const SOON: Duration = Duration::from_secs(10);
+    const SOON: Duration = Duration::from_secs(60);
 
     /// A server that sends back what it gets.
     async fn echo() -> SocketAddr {

@@ -14,7 +14,10 @@ use crate::process::{Process, free_port};
 use crate::wait::until;
 
 /// How long a server may take to answer after its start.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
+
+/// How long a plain client waits; a busy machine is no fault of the server's.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A redis-server that ends with the test. It saves nothing by itself.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl RedisServer {
 
     /// A plain client, as any application has one.
     pub async fn client(&self) -> Result<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
         Ok(Client::open(self.url())?.get_multiplexed_async_connection_with_config(&config).await?)
     }
 

@@ -106,7 +106,7 @@ async fn a_publisher_that_is_killed_has_recorded_exactly_what_it_committed() {
         let arguments = ["load", "1000000"].map(OsStr::new);
         let load = Process::start(program, &arguments, &[], folder.path(), &folder.path().join("log")).unwrap();
         let grown = async || (number(&db, "SELECT count(*) FROM users").await > before).then_some(());
-        until("rows of the load", Duration::from_secs(30), grown).await.unwrap();
+        until("rows of the load", Duration::from_secs(120), grown).await.unwrap();
         load.kill().unwrap();
 
         assert_eq!(number(&db, "SELECT count(*) FROM users WHERE id NOT IN (SELECT v1 FROM rowcast_changelog)").await, 0);

@@ -175,7 +175,7 @@ async fn a_server_that_is_not_there_is_tried_again() {
     proxy.stall(Direction::ToClient);
     let begun = Instant::now();
     assert!(matches!(broker.publishing().await, Err(Error::Lost(_))));
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     // Nor does the attempt go on behind our back.
     until("the attempt to be given up", DEADLINE, async || (proxy.connections() == 0).then_some(())).await.unwrap();
 }
@@ -325,7 +325,7 @@ async fn a_half_open_connection_is_noticed_by_its_heartbeat() {
     let (publisher, consumer) = tokio::join!(until_lost(&mut publishing), soon("the end", queue.next()));
     assert!(!publisher.0.contains(&ticket));
     assert!(matches!(consumer, Err(Error::Lost(_))));
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     // The broker notices too, and frees the lock.
     proxy.cut();
     proxy.resume();

@@ -13,7 +13,7 @@ use crate::cache::{P1, P2, block, cached_hash, cached_text, done, fresh, hash, r
 
 const LAYOUT: &str = "rowcast:{shop}:layout";
 const CHECKPOINT: &str = "rowcast:{shop}:checkpoint:1of2";
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn settings(url: &str) -> RedisSettings {
     let mut settings = RedisSettings::new(url, "shop").unwrap();
@@ -55,7 +55,7 @@ async fn stands_at(server: &RedisServer, version: &Version) -> bool {
 async fn a_block_that_timed_out_and_is_executed_later_is_found_out_by_the_next() {
     let (server, _, version) = server_and_link().await;
     let mut hasty = settings(&server.url());
-    hasty.response_timeout = Duration::from_millis(200);
+    hasty.response_timeout = Duration::from_secs(2);
     let cache = RedisCache::new(hasty);
     let mut link = cache.connect().await.unwrap();
     // The script is known, so that the block itself is what waits in the socket.
@@ -70,7 +70,7 @@ async fn a_block_that_timed_out_and_is_executed_later_is_found_out_by_the_next()
 
     let executed = || async { (server.query::<String>(&["HGET", CHECKPOINT, "version"]).await.ok()? == slow.version.0).then_some(()) };
     until("the block to be executed after all", DEADLINE, executed).await.unwrap();
-    let mut link = cache.connect().await.unwrap();
+    let mut link = self::cache(&server.url()).connect().await.unwrap();
     assert_eq!(link.write(&block(P1, Some(&version), 3, &[("user:1", text("again"))])).await.unwrap(), Written::Overtaken);
     assert_eq!(value(&mut link, "user:1").await, cached_text("slow"));
     let stored = link.load(P1).await.unwrap().unwrap();
@@ -172,7 +172,7 @@ async fn a_replica_without_its_master_and_a_busy_or_loading_server_are_lost() {
     assert!(endless.await.unwrap().is_err());
 
     server.set("loading-process-events-interval-bytes", "1024").await.unwrap();
-    server.set("key-load-delay", "5000").await.unwrap();
+    server.set("key-load-delay", "20000").await.unwrap();
     let mut debugger = server.client().await.unwrap();
     let reload = tokio::spawn(async move { redis::cmd("DEBUG").arg("RELOAD").query_async::<()>(&mut debugger).await });
     until("the server to be loading", DEADLINE, says("once its data is loaded")).await.unwrap();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
+use std::time::Instant;
 
 use rustix::process::{Pid, kill_process};
 
@@ -97,13 +98,17 @@ fn what_waits_for_a_lock_ends_at_ctrl_c_and_can_be_done_later() {
 #[test]
 fn a_run_waits_for_its_servers_with_one_line_for_each_and_ends_at_ctrl_c() {
     let (folder, ports) = without_servers();
+    let begun = Instant::now();
     let mut running = Program::start(folder.path(), &["run"]);
     let text = || said(folder.path());
     until_blocking("both servers to be missed", DEADLINE, || (text().contains("cache: ") && text().contains("broker: ")).then_some(()))
         .unwrap();
     assert_eq!(running.interrupt(), 0, "{}", text());
     let lines = masked(&text(), ports);
-    assert_eq!(lines.matches("cache: Redis at 127.0.0.1:REDIS").count(), 1, "{lines}");
+    // It is said again now and then.
+    let most = 1 + begun.elapsed().as_secs() / 5;
+    let times = lines.matches("cache: Redis at 127.0.0.1:REDIS").count() as u64;
+    assert!((1..=most).contains(&times), "{lines}");
 }
 
 #[test]

@@ -84,6 +84,7 @@ impl<B: Broker, C: Cache> Session<'_, B, C> {
                 None => {
                     // Either the log was lost, or this consumer was overtaken and a newer checkpoint speaks of more.
                     if self.link.load(self.partition).await?.as_ref() == Some(stored) {
+                        tracing::info!(partition = %self.partition, table = %table, "the cache has lost a seen log; the resync begins anew");
                         self.lost.insert(table.clone());
                         return Ok(false);
                     }

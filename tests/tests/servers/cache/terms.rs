@@ -38,7 +38,7 @@ async fn holds(link: &mut impl Link, name: &str, value: &str) -> [bool; 2] {
 async fn short_lives_pass(link: &mut impl Link, on: &mut Option<Version>) {
     put(link, on, on_terms("clock", "x", lives(2 * SHORT_MS))).await;
     let link = tokio::sync::Mutex::new(link);
-    let gone = until("keys to expire", Duration::from_secs(20), async || {
+    let gone = until("keys to expire", Duration::from_secs(60), async || {
         let values = link.lock().await.values(&["clock:text", "clock:hash"].map(str::to_owned)).await.unwrap();
         values.iter().all(Option::is_none).then_some(())
     });

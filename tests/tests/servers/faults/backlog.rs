@@ -46,17 +46,23 @@ fn a_consumer_that_is_far_behind_is_not_flooded_with_chunks() {
         database
             .execute("UPDATE lines SET words = ?1 || substr(words, 4) WHERE shop = 'archive'", [format!("{round:03}")])
             .expect("an update");
+        // Each is shipped before the next, which would take its place otherwise.
+        world.wait_until_forgotten();
     }
-    world.wait_until_forgotten();
     let mut consumer = world.consumer("consumer-1");
     consumer.log().wait_for("something before this batch is missing");
-    // Redis lets one command through now and then.
+    // Redis lets through what waits, now and then, and nothing else.
+    let mut client = world.client();
+    let mut tell = |words: &[&str]| redis::cmd("CLIENT").arg(words).exec(&mut client).expect("a pause");
     let begun = Instant::now();
+    tell(&["PAUSE", "60000", "WRITE"]);
     while begun.elapsed() < HELD_BACK {
-        world.block_on(world.redis.query::<()>(&["CLIENT", "PAUSE", "1000", "WRITE"])).expect("a pause");
-        std::thread::sleep(Duration::from_millis(1005));
+        std::thread::sleep(Duration::from_secs(1));
+        tell(&["UNPAUSE"]);
+        tell(&["PAUSE", "60000", "WRITE"]);
     }
     assert!(world.unanswered() > 0, "it has worked through the queue before it was to be judged");
+    tell(&["UNPAUSE"]);
     world.wait_until_settled();
     let mut chunks = 0;
     let mut needed = std::collections::HashSet::new();

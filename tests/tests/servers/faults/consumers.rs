@@ -1,5 +1,6 @@
 //! Consumers that die, freeze and leave.
 
+use rand::RngExt;
 use rowcast_testkit::proxy::{Direction, Proxy};
 
 use super::world::{PARTITIONS, Route, World};
@@ -10,11 +11,12 @@ fn killed_publishers_and_consumers_lose_nothing() {
     let mut publisher = world.publisher("publisher-0");
     let mut consumer = world.consumer("consumer-0");
     world.wait_until_settled();
+    let mut random = world.random();
     for kill in 1..=4 {
-        world.writer.wait_for_more(rand::random_range(1..80));
+        world.writer.wait_for_more(random.random_range(1..80));
         publisher.kill();
         publisher = world.publisher(&format!("publisher-{kill}"));
-        world.writer.wait_for_more(rand::random_range(1..80));
+        world.writer.wait_for_more(random.random_range(1..80));
         let holders = world.holders();
         consumer.kill();
         consumer = world.consumer(&format!("consumer-{kill}"));
@@ -33,7 +35,7 @@ fn a_consumer_that_was_frozen_until_it_was_overtaken_takes_nothing_back() {
     let world = World::new("frozen-consumer", &server.url(), 0);
     let redis = std::net::SocketAddr::from(([127, 0, 0, 1], world.redis.port()));
     let proxies = [0, 1].map(|_| world.block_on(Proxy::start(redis)).expect("a proxy"));
-    let broker = format!("{}?heartbeat=2", server.url());
+    let broker = format!("{}?heartbeat=5", server.url());
     let start = |index: usize| {
         let cache = format!("redis://127.0.0.1:{}/0", proxies[index].port());
         world.half("consume", &format!("consumer-{index}"), Route { broker: Some(&broker), cache: Some(&cache) })
@@ -49,7 +51,7 @@ fn a_consumer_that_was_frozen_until_it_was_overtaken_takes_nothing_back() {
         // Its next blocks are on their way and do not arrive before it is overtaken.
         let (arrived, lost) = (proxy.forwarded(Direction::ToServer), victim.log().count("trying again"));
         proxy.stall(Direction::ToServer);
-        world.writer.wait_for_more(20);
+        world.writer.wait_for_more(200);
         victim.freeze();
         world.wait_until_taken_over(&holders);
         world.writer.wait_for_more(50);

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use super::binary;
 
 /// How long a process may take to say or do something.
-const DEADLINE: Duration = Duration::from_secs(40);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The lines that a consumer writes when it opens resyncs, but for those of a mapping, a truncate or a request.
 const OPENINGS: [&str; 3] = ["no checkpoint: every table", "history is another one: every table", "something before this batch is missing"];
@@ -63,6 +63,8 @@ impl Half {
 
     /// SIGINT, as Ctrl-C does, and the wait for an orderly end.
     pub fn leave(mut self) {
+        // Before that it does not listen.
+        self.log.wait_for("is running with");
         self.process.signal(Signal::INT).expect("it is asked to stop");
         let ended = until_blocking("the process to leave", DEADLINE, || self.process.ended().expect("its status is known"));
         let status = ended.unwrap_or_else(|error| panic!("{error}: {}", self.log.tail()));

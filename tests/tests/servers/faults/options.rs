@@ -9,7 +9,7 @@ use super::schema;
 use super::world::{PARTITIONS, World};
 use super::writer;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The tables of the tests with every option in use.
 const TABLES: &str = r#"
@@ -125,6 +125,8 @@ fn changes_refresh_and_evict_what_the_application_filled(world: &World) {
     database
         .execute_batch("INSERT OR REPLACE INTO settings VALUES (1, 'a', 900001), (2, 'b', 900002), (3, 'c', 900003); REPLACE INTO stock VALUES ('c1', 1, 900004)")
         .expect("rows");
+    world.wait_until_forgotten();
+    world.wait_for_blocks(2);
     wait_until_true(world, "rows to arrive");
     // One key is not filled, one is in the application's own way, one has a time to live.
     redis::cmd("DEL").arg(setting(1)).exec(&mut client).expect("a key goes");

@@ -26,7 +26,7 @@ use super::watcher::Watcher;
 use super::writer::{self, Writer};
 
 /// How long the cache may take to agree with the database once nobody writes any more.
-const AGREEMENT: Duration = Duration::from_secs(60);
+const AGREEMENT: Duration = Duration::from_secs(180);
 
 /// How many partitions there are.
 pub const PARTITIONS: usize = 4;
@@ -182,14 +182,27 @@ impl World {
         self.forgotten.borrow_mut().extend(logs);
     }
 
+    /// Waits until every partition has got that many more blocks at least.
+    pub fn wait_for_blocks(&self, count: usize) {
+        for _ in 0..count {
+            let before = self.versions();
+            let moved = || self.versions().iter().zip(&before).all(|(now, before)| now != before).then_some(());
+            until_blocking("a block in every partition", AGREEMENT, moved).expect("an idle publisher sends empty batches");
+        }
+    }
+
     /// Who has written each partition's checkpoint last: every time a consumer opens a partition it is another word.
     pub fn holders(&self) -> Vec<String> {
+        self.versions().iter().map(|version| version.split_once('-').expect("a word and a number").0.to_owned()).collect()
+    }
+
+    /// The version of each partition's checkpoint.
+    fn versions(&self) -> Vec<String> {
         let mut client = client(&self.redis);
         let checkpoint = |number| format!("rowcast:{{{}}}:checkpoint:{number}of{PARTITIONS}", self.pipeline);
         let version =
             |number| -> String { redis::cmd("HGET").arg(checkpoint(number)).arg("version").query(&mut client).expect("a version") };
-        let versions: Vec<String> = (1..=PARTITIONS).map(version).collect();
-        versions.iter().map(|version| version.split_once('-').expect("a word and a number").0.to_owned()).collect()
+        (1..=PARTITIONS).map(version).collect()
     }
 
     /// Waits until every partition is written by somebody else than `before`.
@@ -286,7 +299,7 @@ impl World {
     pub fn wait_until_consumers(&self, server: &RabbitServer, count: usize) {
         let queue = self.queue("");
         let listed = || {
-            let consumers = server.control(&["list_consumers", "queue_name"]).expect("a list of consumers");
+            let consumers = server.control(&["list_consumers", "queue_name"]).ok()?;
             let ours = consumers.lines().filter(|line| line.starts_with(&queue) && line.ends_with(&format!("of{PARTITIONS}"))).count();
             (ours == count * PARTITIONS).then_some(())
         };

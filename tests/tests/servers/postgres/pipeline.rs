@@ -24,7 +24,7 @@ use rowcast_testkit::wait::until;
 use tokio::task::JoinHandle;
 
 /// How long anything may take before a test fails.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 const PARTITIONS: u16 = 2;
 

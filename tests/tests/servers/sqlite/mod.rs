@@ -26,7 +26,7 @@ use rusqlite::types::ValueRef;
 use statements::quoted;
 
 /// How long anything may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A connection as an application would open it.
 fn application(path: &Path) -> Connection {
