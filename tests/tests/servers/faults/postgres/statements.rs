@@ -28,13 +28,16 @@ const HARMLESS: [&str; 3] = ["23", "55P03", "40P01"];
 
 impl Application for Statements {
     fn transact(&mut self, random: &mut StdRng) -> bool {
+        if self.connection.is_none() && !self.connect(random.random_bool(0.5)) {
+            return false;
+        }
         let sql = match random.random_range(0..30) {
             0 if self.prepared.is_none() => self.prepare(random),
             1 => self.resolve(random.random_bool(0.5)),
             2 if self.load == Load::Everything && random.random_bool(0.3) => self.turn_upside_down(random),
             _ => self.transaction(random),
         };
-        self.run(&sql, random)
+        self.run(&sql)
     }
 
     fn leave(&mut self) {
@@ -47,10 +50,7 @@ impl Application for Statements {
 
 impl Statements {
     /// Returns whether it was committed.
-    fn run(&mut self, sql: &str, random: &mut StdRng) -> bool {
-        if self.connection.is_none() && !self.connect(random.random_bool(0.5)) {
-            return false;
-        }
+    fn run(&mut self, sql: &str) -> bool {
         let connection = self.connection.as_mut().expect("it is connected");
         let Ok(outcome) = connection.run(sql) else {
             self.connection = None;
