@@ -1,11 +1,10 @@
 //! What the stages and the servers do alone with the same changes: the limits that the pipeline is measured by.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
@@ -18,7 +17,6 @@ use rowcast::broker::memory::MemoryBroker;
 use rowcast::change::Partition;
 use rowcast::meter::Meter;
 use rowcast::publisher::{self, Publisher};
-use rowcast::source::sqlite::SqliteSource;
 use rowcast::source::{Portion, Source};
 use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::redis::RedisServer;
@@ -26,7 +24,7 @@ use rowcast_testkit::wait::until;
 
 use crate::Plan;
 use crate::child::start_half;
-use crate::database::{self, PARTITIONS, PIPELINE, settings};
+use crate::database::{self, Database, PARTITIONS, PIPELINE};
 use crate::report::{Bare, Latency};
 use crate::usage::{group_cpu_s, now_us};
 
@@ -48,35 +46,40 @@ const MSET_ROWS: usize = 1_000;
 /// A message's partition and text.
 type Text = (Partition, Vec<u8>);
 
-/// Measures each alone, one after the other, on a copy of the table.
-pub async fn measure(copy: &Path, plan: &Plan, rabbit: &RabbitServer, redis: &RedisServer) -> anyhow::Result<Bare> {
+/// Measures each alone, one after the other, on a table that nothing else reads.
+pub async fn measure(database: &Database, plan: &Plan, rabbit: &RabbitServer, redis: &RedisServer) -> anyhow::Result<Bare> {
     let changes = f64::from(plan.rows);
-    let sqlite_s = read_sqlite(copy, plan.rows).await?;
-    let (texts, publisher_s) = publish_to_memory(copy, plan.rows).await?;
+    let source_s = read_source(database, plan.rows).await?;
+    let (texts, publisher_s) = publish_to_memory(database, plan.rows).await?;
     let before = group_cpu_s(rabbit.group()?)?;
     let rabbitmq_s = through_rabbitmq(&rabbit.url(), &texts).await?;
     let rabbitmq_cpu_s = group_cpu_s(rabbit.group()?)? - before;
     let before = group_cpu_s(redis.id()?)?;
-    let redis_s = into_redis(&redis.url(), &texts)?;
+    let rows = rows_of(&texts)?;
+    let mset_s = into_redis(&redis.url(), rows.chunks(MSET_ROWS).map(mset))?;
     let redis_cpu_s = group_cpu_s(redis.id()?)? - before;
-    let rabbitmq_lag = beside_a_writer(copy, plan, &rabbit.url()).await?;
+    let set_s = into_redis(&redis.url(), rows.chunks(MSET_ROWS).map(sets))?;
+    let rabbitmq_lag = beside_a_writer(database, plan, &rabbit.url()).await?;
     Ok(Bare {
-        sqlite_changes_per_s: changes / sqlite_s,
+        source_changes_per_s: changes / source_s,
         publisher_changes_per_s: changes / publisher_s,
         rabbitmq_changes_per_s: changes / rabbitmq_s,
         rabbitmq_cpu_s_per_100k: rabbitmq_cpu_s * 100_000.0 / changes,
-        redis_changes_per_s: changes / redis_s,
+        mset_changes_per_s: changes / mset_s,
+        set_changes_per_s: changes / set_s,
+        receive_changes_per_s: None,
+        copy_rows_per_s: None,
         redis_cpu_s_per_100k: redis_cpu_s * 100_000.0 / changes,
         rabbitmq_lag,
     })
 }
 
 /// Seconds that rowcast's source takes to read a backlog.
-async fn read_sqlite(path: &Path, rows: u32) -> anyhow::Result<f64> {
-    let mut source = SqliteSource::new(settings(path))?;
+async fn read_source(database: &Database, rows: u32) -> anyhow::Result<f64> {
+    let mut source = database::source(&database.url())?;
     // Without a record a new history begins here, so the backlog is written afterwards.
     source.begin(None).await?;
-    database::write_backlog(path, rows, rows)?;
+    database.write_backlog(rows, rows)?;
     let begun = Instant::now();
     let mut found = 0;
     while found < rows as usize {
@@ -84,20 +87,21 @@ async fn read_sqlite(path: &Path, rows: u32) -> anyhow::Result<f64> {
             found += changes.len();
         }
     }
-    ensure!(found == rows as usize, "SQLite gave {found} changes");
-    Ok(begun.elapsed().as_secs_f64())
+    let took = begun.elapsed().as_secs_f64();
+    source.release().await?;
+    Ok(took)
 }
 
 /// The messages that the publisher makes of a backlog, and the seconds that it takes.
-async fn publish_to_memory(path: &Path, rows: u32) -> anyhow::Result<(Vec<Text>, f64)> {
+async fn publish_to_memory(database: &Database, rows: u32) -> anyhow::Result<(Vec<Text>, f64)> {
     let broker = MemoryBroker::new(PARTITIONS);
     let take = |partition| broker.with_queue(partition, std::mem::take);
     // The first publisher leaves a record, so that the second one continues.
     let last = Partition { number: PARTITIONS, of: PARTITIONS };
-    publish_until(path, &broker, |_| !broker.with_queue(last, |queue| queue.is_empty())).await?;
+    publish_until(database, &broker, |_| !broker.with_queue(last, |queue| queue.is_empty())).await?;
     Partition::all(PARTITIONS).for_each(|partition| drop(take(partition)));
-    database::write_backlog(path, rows, rows)?;
-    let took = publish_until(path, &broker, |meter| Meter::read(&meter.published) >= u64::from(rows)).await?;
+    database.write_backlog(rows, rows)?;
+    let took = publish_until(database, &broker, |meter| Meter::read(&meter.published) >= u64::from(rows)).await?;
     let mut queues: Vec<_> =
         Partition::all(PARTITIONS).map(|partition| (partition, broker.with_queue(partition, std::mem::take))).collect();
     // Round and round, as they were sent, more or less.
@@ -109,9 +113,9 @@ async fn publish_to_memory(path: &Path, rows: u32) -> anyhow::Result<(Vec<Text>,
 }
 
 /// How long a publisher takes until something is so.
-async fn publish_until(path: &Path, broker: &MemoryBroker, so: impl Fn(&Meter) -> bool) -> anyhow::Result<Duration> {
+async fn publish_until(database: &Database, broker: &MemoryBroker, so: impl Fn(&Meter) -> bool) -> anyhow::Result<Duration> {
     let meter = Arc::new(Meter::default());
-    let source = SqliteSource::new(settings(path))?;
+    let source = database::source(&database.url())?;
     let publisher = Publisher::new(publisher::Settings::new(PIPELINE, PARTITIONS), source, broker.clone(), meter.clone());
     let begun = Instant::now();
     let (stopper, thread) = start_half("publisher", move |stop| async move { Ok(publisher.run(stop).await?) })?;
@@ -186,7 +190,7 @@ async fn publish(channel: &Channel, queue: &str, body: &[u8]) -> lapin::Result<P
 }
 
 /// From publishing to delivery: RabbitMQ alone with as many messages a second as commits are made beside it, on the same disk.
-async fn beside_a_writer(path: &Path, plan: &Plan, url: &str) -> anyhow::Result<Latency> {
+async fn beside_a_writer(database: &Database, plan: &Plan, url: &str) -> anyhow::Result<Latency> {
     let Plan { rows, commits_per_second, seconds, .. } = *plan;
     let count = commits_per_second * seconds;
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
@@ -206,9 +210,8 @@ async fn beside_a_writer(path: &Path, plan: &Plan, url: &str) -> anyhow::Result<
             anyhow::Ok(lags)
         }));
     }
-    let path = path.to_owned();
     let (sender, samples) = sync_channel(1);
-    let writer = std::thread::spawn(move || database::commit_singly(&path, rows, commits_per_second, count, &sender));
+    let writer = database.commit_singly(rows, commits_per_second, count, sender);
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let begun = tokio::time::Instant::now();
@@ -242,27 +245,37 @@ fn confirmed(answer: Option<lapin::Result<Confirmation>>) -> anyhow::Result<()> 
     }
 }
 
-/// Seconds that Redis takes for the rows.
-fn into_redis(url: &str, texts: &[Text]) -> anyhow::Result<f64> {
+/// The keys and rows of the messages.
+fn rows_of(texts: &[Text]) -> anyhow::Result<Vec<(String, String)>> {
     let mut rows = Vec::new();
     for (partition, text) in texts {
         let batch = Batch::decode(text, *partition)?;
         rows.extend(batch.changes.iter().filter_map(|change| Some((format!("bare:{}", change.key), change.row?.get().to_owned()))));
     }
+    Ok(rows)
+}
+
+fn mset(rows: &[(String, String)]) -> redis::Pipeline {
+    let mut pipe = redis::pipe();
+    pipe.cmd("MSET").arg(rows);
+    pipe
+}
+
+fn sets(rows: &[(String, String)]) -> redis::Pipeline {
+    let mut pipe = redis::pipe();
+    for (key, row) in rows {
+        pipe.set(key, row);
+    }
+    pipe
+}
+
+/// Seconds that Redis takes for the commands.
+fn into_redis(url: &str, pipes: impl Iterator<Item = redis::Pipeline>) -> anyhow::Result<f64> {
     let mut client = redis::Client::open(url)?.get_connection()?;
-    let commands: Vec<redis::Cmd> = rows
-        .chunks(MSET_ROWS)
-        .map(|rows| {
-            let mut command = redis::cmd("MSET");
-            for (key, row) in rows {
-                command.arg(key).arg(row);
-            }
-            command
-        })
-        .collect();
+    let pipes: Vec<redis::Pipeline> = pipes.collect();
     let begun = Instant::now();
-    for command in &commands {
-        command.query::<()>(&mut client)?;
+    for pipe in &pipes {
+        pipe.exec(&mut client)?;
     }
     Ok(begun.elapsed().as_secs_f64())
 }

@@ -15,7 +15,6 @@ use rowcast::checkpoint::Value;
 use rowcast::consumer::{self, Applied, Consumer};
 use rowcast::meter::Meter;
 use rowcast::publisher::{self, Publisher};
-use rowcast::source::sqlite::SqliteSource;
 use rowcast::stop::{self, Stop, Stopper};
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +122,7 @@ fn start_publisher(pipeline: &Pipeline, meter: &Arc<Meter>) -> anyhow::Result<Ha
     if let Some(changes) = pipeline.batch_changes {
         settings.batch.changes = changes;
     }
-    let source = SqliteSource::new(database::settings(&pipeline.database))?;
+    let source = database::source(&pipeline.source)?;
     let (broker, meter) = (broker(pipeline)?, meter.clone());
     start_half("publisher", move |stop| async move { Ok(Publisher::new(settings, source, broker, meter).run(stop).await?) })
 }

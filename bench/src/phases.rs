@@ -1,6 +1,5 @@
 //! What is measured, one after the other.
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -8,17 +7,16 @@ use anyhow::{Context, ensure};
 use rowcast::cache::Cache;
 use rowcast::cache::redis::{RedisCache, RedisSettings};
 use rowcast::source::Source;
-use rowcast::source::sqlite::SqliteSource;
 use rowcast::verify;
 use rowcast_testkit::rabbitmq::RabbitServer;
 use rowcast_testkit::redis::RedisServer;
 
 use crate::bare;
-use crate::database::{self, Commit, FIRST_VERSION};
+use crate::database::{self, Commit, Database, FIRST_VERSION, Postgres, Sqlite};
 use crate::pipeline::{Route, Running};
 use crate::report::{CatchUp, Cost, FirstSync, Idle, Lag, Latency, Report};
 use crate::usage::{group_cpu_s, now_us};
-use crate::{Plan, child::State};
+use crate::{Kind, Plan, child::State};
 
 /// How long an idle pipeline is watched.
 const IDLE: Duration = Duration::from_secs(4);
@@ -34,32 +32,40 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 
 struct Bench<'p> {
     plan: &'p Plan,
+    database: Database,
     rabbit: RabbitServer,
     redis: RedisServer,
     route: Route,
 }
 
 /// Measures everything.
-pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
+pub async fn run(plan: &Plan, kind: Kind) -> anyhow::Result<Report> {
     let folder = match &plan.database_in {
         Some(folder) => tempfile::tempdir_in(folder)?,
         None => tempfile::tempdir()?,
     };
-    let database = folder.path().join("users.db");
-    say("starting RabbitMQ and Redis, and making the table");
+    say("starting the servers, and making the table");
     let rabbit = tokio::task::spawn_blocking(RabbitServer::start).await??;
     let redis = RedisServer::start().await?;
-    database::create(&database, plan.rows)?;
-    let route = Route { database: database.clone(), broker: rabbit.url(), cache: redis.url() };
-    let bench = Bench { plan, rabbit, redis, route };
+    let database = match kind {
+        Kind::Sqlite => Database::Sqlite(Sqlite { path: folder.path().join("users.db") }),
+        Kind::Postgres => Database::Postgres(Box::new(tokio::task::spawn_blocking(Postgres::start).await??)),
+    };
+    database.create(plan.rows).await?;
+    let route = Route { source: database.url(), broker: rabbit.url(), cache: redis.url() };
+    let bench = Bench { plan, database, rabbit, redis, route };
+    let changes = plan.changes(kind);
 
     say("first sync");
     let first_sync = bench.first_sync()?;
+    let copy_s = bench.on_postgres(Postgres::copy_alone)?;
     say("catching up");
-    database::write_backlog(&database, plan.rows, plan.rows)?;
-    let catch_up = bench.catch_up(plan.rows, None)?;
+    bench.on_postgres(Postgres::prepare_alone)?;
+    bench.database.write_backlog(plan.rows, changes)?;
+    let catch_up = bench.catch_up(changes, None)?;
+    let receive_s = bench.on_postgres(Postgres::receive_alone)?;
     say("the same with one row a message");
-    database::write_backlog(&database, plan.rows, plan.single_rows)?;
+    bench.database.write_backlog(plan.rows, plan.single_rows)?;
     let one_a_message = bench.catch_up(plan.single_rows, Some(1))?;
     say("lag");
     write_back()?;
@@ -67,10 +73,13 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     say("comparing database and Redis");
     let differences = bench.differences().await?;
     say("the stages and servers alone");
-    let copy = folder.path().join("alone.db");
-    database::copy(&database, &copy)?;
-    let bare = bare::measure(&copy, plan, &bench.rabbit, &bench.redis).await?;
-    Ok(Report { rows: plan.rows, first_sync, catch_up, one_a_message, lag, idle, differences, bare })
+    let name = bench.database.name();
+    let apart = bench.database.apart(folder.path())?;
+    let mut bare = bare::measure(&apart, plan, &bench.rabbit, &bench.redis).await?;
+    let per_s = |count: u32| move |seconds: f64| f64::from(count) / seconds;
+    bare.receive_changes_per_s = receive_s.map(per_s(changes));
+    bare.copy_rows_per_s = copy_s.map(per_s(plan.rows));
+    Ok(Report { database: name, rows: plan.rows, changes, first_sync, catch_up, one_a_message, lag, idle, differences, bare })
 }
 
 fn say(what: &str) {
@@ -86,6 +95,14 @@ fn write_back() -> anyhow::Result<()> {
 }
 
 impl Bench<'_> {
+    /// Does what only PostgreSQL can do.
+    fn on_postgres<T>(&self, does: impl FnOnce(&Postgres) -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        match &self.database {
+            Database::Postgres(postgres) => does(postgres).map(Some),
+            Database::Sqlite(_) => Ok(None),
+        }
+    }
+
     fn first_sync(&self) -> anyhow::Result<FirstSync> {
         let rows = u64::from(self.plan.rows);
         let mut running = Running::start(&self.route, None)?;
@@ -97,7 +114,7 @@ impl Bench<'_> {
 
     /// How long a fresh pipeline takes for what was written before it started.
     fn catch_up(&self, changes: u32, batch_changes: Option<usize>) -> anyhow::Result<CatchUp> {
-        let newest = database::newest(&self.route.database)?;
+        let newest = self.database.newest()?;
         let before = self.servers_cpu()?;
         let mut running = Running::start(&self.route, batch_changes)?;
         let state = running.until("the backlog", |state| stands_at(state, newest))?;
@@ -122,19 +139,18 @@ impl Bench<'_> {
         let Plan { rows, commits_per_second, seconds, .. } = *self.plan;
         let count = commits_per_second * seconds;
         let mut running = Running::start(&self.route, None)?;
-        let newest = database::newest(&self.route.database)?;
+        let newest = self.database.newest()?;
         running.until("the pipeline", |state| stands_at(state, newest))?;
         running.record()?;
 
         let (sender, samples) = sync_channel(1);
         let url = self.redis.url();
         let looker = std::thread::spawn(move || look_for(&url, &samples));
-        let path = self.route.database.clone();
         let before = (running.cpu_s()?, self.servers_cpu()?);
-        let writer = std::thread::spawn(move || database::commit_singly(&path, rows, commits_per_second, count, &sender));
+        let writer = self.database.commit_singly(rows, commits_per_second, count, sender);
         let commits = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
         let by_client = looker.join().map_err(|_| anyhow::anyhow!("the looker panicked"))??;
-        let newest = database::newest(&self.route.database)?;
+        let newest = self.database.newest()?;
         running.until("the last commit", |state| stands_at(state, newest))?;
         let after = (running.cpu_s()?, self.servers_cpu()?);
 
@@ -175,8 +191,7 @@ impl Bench<'_> {
     }
 
     async fn differences(&self) -> anyhow::Result<u64> {
-        let path: &Path = &self.route.database;
-        let mut source = SqliteSource::new(database::settings(path))?;
+        let mut source = database::source(&self.route.source)?;
         let start = source.begin(None).await?;
         let mut link = RedisCache::new(RedisSettings::new(&self.route.cache, database::PIPELINE)?).connect().await?;
         let comparison = verify::compare(&mut source, &start.tables, &mut link).await?;
@@ -185,9 +200,8 @@ impl Bench<'_> {
     }
 }
 
-/// A position is the newest change of its read and the change's own.
-fn stands_at(state: &State, newest: u64) -> bool {
-    state.positions.iter().all(|position| *position >= (newest, newest))
+fn stands_at(state: &State, newest: (u64, u64)) -> bool {
+    state.positions.iter().all(|position| *position >= newest)
 }
 
 fn rate(count: u64, began_us: i64, ended_us: i64) -> f64 {

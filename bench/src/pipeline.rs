@@ -1,7 +1,6 @@
 //! The benchmark's end of the pipeline's process.
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -18,8 +17,8 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// Where a pipeline reads and writes.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The SQLite file.
-    pub database: PathBuf,
+    /// The database's URL.
+    pub source: String,
     /// RabbitMQ's URL.
     pub broker: String,
     /// Redis' URL.
@@ -38,8 +37,7 @@ impl Running {
     /// Starts one.
     pub fn start(route: &Route, batch_changes: Option<usize>) -> anyhow::Result<Running> {
         let mut command = Command::new(std::env::current_exe()?);
-        let path: &Path = &route.database;
-        command.arg("pipeline").arg("--database").arg(path).args(["--broker", &route.broker, "--cache", &route.cache]);
+        command.args(["pipeline", "--source", &route.source, "--broker", &route.broker, "--cache", &route.cache]);
         command.args(batch_changes.map(|changes| format!("--batch-changes={changes}")));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting the pipeline")?;
         let input = child.stdin.take();

@@ -7,8 +7,12 @@ use serde::Serialize;
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Rows of the table, and changes of the catch-up.
+    /// Which database.
+    pub database: &'static str,
+    /// Rows of the table.
     pub rows: u32,
+    /// Changes of the catch-up.
+    pub changes: u32,
     /// An empty Redis is filled.
     pub first_sync: FirstSync,
     /// A backlog is caught up.
@@ -111,8 +115,8 @@ impl Latency {
 /// Stages and servers alone.
 #[derive(Debug, Serialize)]
 pub struct Bare {
-    /// rowcast's SQLite source alone: changelog, rows, JSON.
-    pub sqlite_changes_per_s: f64,
+    /// rowcast's source alone: what has changed, as rows of JSON.
+    pub source_changes_per_s: f64,
     /// The publisher with the memory broker: the same, and mapping and batches.
     pub publisher_changes_per_s: f64,
     /// The same messages through RabbitMQ's quorum queues: persistent, confirmed, consumed and acked meanwhile.
@@ -120,17 +124,24 @@ pub struct Bare {
     /// RabbitMQ's processor seconds for 100,000 changes of that.
     pub rabbitmq_cpu_s_per_100k: f64,
     /// The same rows by MSET, 1,000 at once, on one connection.
-    pub redis_changes_per_s: f64,
+    pub mset_changes_per_s: f64,
     /// Redis' processor seconds for 100,000 changes of that.
     pub redis_cpu_s_per_100k: f64,
     /// From publishing to delivery: a message for each commit, RabbitMQ and the writer without rowcast.
     pub rabbitmq_lag: Latency,
+    /// The same rows by SET, 1,000 in a pipeline, on one connection.
+    pub set_changes_per_s: f64,
+    /// PostgreSQL's `pg_recvlogical` of what was caught up.
+    pub receive_changes_per_s: Option<f64>,
+    /// PostgreSQL's `COPY` of every row by `row_to_json`.
+    pub copy_rows_per_s: Option<f64>,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { catch_up, one_a_message, lag, bare, .. } = self;
         let speed = catch_up.changes_per_s;
+        writeln!(f, "{}, {} rows, {} changes to catch up", self.database, self.rows, self.changes)?;
         writeln!(f, "first sync       {:>9.0} rows/s", self.first_sync.rows_per_s)?;
         writeln!(f, "catching up      {catch_up}")?;
         writeln!(f, "one row a message{one_a_message}   1 : {:.1}", speed / one_a_message.changes_per_s)?;
@@ -151,12 +162,24 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "alone, and what of it rowcast reaches end to end")?;
         for (name, alone) in [
-            ("SQLite read", bare.sqlite_changes_per_s),
-            ("publisher", bare.publisher_changes_per_s),
-            ("RabbitMQ", bare.rabbitmq_changes_per_s),
-            ("Redis MSET", bare.redis_changes_per_s),
+            ("the source", Some(bare.source_changes_per_s)),
+            ("publisher", Some(bare.publisher_changes_per_s)),
+            ("pg_recvlogical", bare.receive_changes_per_s),
+            ("RabbitMQ", Some(bare.rabbitmq_changes_per_s)),
+            ("Redis MSET", Some(bare.mset_changes_per_s)),
+            ("Redis SET", Some(bare.set_changes_per_s)),
         ] {
-            writeln!(f, "  {name:<15}{alone:>9.0} changes/s {:>5.0} %", 100.0 * speed / alone)?;
+            if let Some(alone) = alone {
+                writeln!(f, "  {name:<15}{alone:>9.0} changes/s {:>5.0} %", 100.0 * speed / alone)?;
+            }
+        }
+        if let Some(alone) = bare.copy_rows_per_s {
+            writeln!(
+                f,
+                "  {:<15}{alone:>9.0} rows/s    {:>5.0} % by the first sync",
+                "COPY of JSON",
+                100.0 * self.first_sync.rows_per_s / alone
+            )?;
         }
         writeln!(
             f,

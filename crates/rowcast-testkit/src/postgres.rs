@@ -17,7 +17,10 @@ use crate::process::{Process, free_port};
 use crate::wait::until_blocking;
 use programs::{append, as_user, children, copy, hand_over, other_user, programs, run};
 
+mod application;
 mod programs;
+
+pub use application::{Application, Outcome};
 
 /// Recovery after a `kill -9` is a part of a start.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -195,10 +198,29 @@ impl PostgresServer {
         Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
     }
 
+    /// A connection that stays, to the database `postgres`.
+    pub fn application(&self) -> Result<Application> {
+        Application::connect(&self.url())
+    }
+
+    /// A program that is a client of this server's (`pgbench`, `pg_recvlogical`), without arguments.
+    pub fn client_program(name: &str) -> Result<Command> {
+        Ok(Command::new(programs()?.join(name)))
+    }
+
     /// Stops it in an orderly way: connections are ended, replication clients first receive everything.
     pub fn stop(&mut self) -> Result<()> {
+        self.end(Signal::INT)
+    }
+
+    /// Stops it at once, without a checkpoint; the next start recovers.
+    pub fn stop_at_once(&mut self) -> Result<()> {
+        self.end(Signal::QUIT)
+    }
+
+    fn end(&mut self, signal: Signal) -> Result<()> {
         let mut server = self.server.take().context("the server does not run")?;
-        server.signal(Signal::INT)?;
+        server.signal(signal)?;
         until_blocking("the server to stop", STOP_DEADLINE, || server.ended().transpose()).and_then(|ended| ended).map(drop)
     }
 
@@ -375,6 +397,24 @@ mod tests {
         server.restore(&saved).unwrap();
         server.start_again().unwrap();
         assert_eq!(server.execute("SELECT count(*) FROM t").unwrap(), "0");
+    }
+
+    #[test]
+    fn an_application_stays_connected_and_hears_of_errors_and_of_the_servers_end() {
+        let mut server = PostgresServer::start().unwrap();
+        let mut application = server.application().unwrap();
+        let outcome = application.run("CREATE TABLE t(a int PRIMARY KEY); INSERT INTO t VALUES (1); SELECT a, 'x' FROM t;").unwrap();
+        assert_eq!(outcome, Outcome { lines: vec!["1|x".into()], last_succeeded: true, ..Outcome::default() });
+        let statements =
+            "BEGIN; INSERT INTO t VALUES (2); INSERT INTO t VALUES (1);\nCOPY t FROM stdin;\n3\n\\.\nCOMMIT; SELECT count(*) FROM t;";
+        let outcome = application.run(statements).unwrap();
+        assert_eq!((outcome.errors, outcome.lines, outcome.last_succeeded), (vec!["23505".to_owned()], vec!["3".to_owned()], true));
+        let outcome = application.run("SELECT 1/0;").unwrap();
+        assert!(!outcome.last_succeeded && outcome.newest_error == "division by zero", "{outcome:?}");
+        server.stop_at_once().unwrap();
+        assert!(application.run("SELECT 1;").is_err());
+        server.start_again().unwrap();
+        assert_eq!(server.execute("SELECT count(*) FROM t").unwrap(), "3");
     }
 
     #[test]

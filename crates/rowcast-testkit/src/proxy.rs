@@ -31,8 +31,10 @@ struct Lane {
 }
 
 /// What the proxy does now.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Mode {
+    /// Where new connections go.
+    server: SocketAddr,
     refusing: bool,
     /// Connections of an earlier generation are cut.
     generation: u64,
@@ -64,12 +66,13 @@ impl Proxy {
     pub async fn start(server: SocketAddr) -> Result<Proxy> {
         let listener = TcpListener::bind(("127.0.0.1", free_port()?)).await?;
         let address = listener.local_addr()?;
-        let (mode, watched) = watch::channel(Mode::default());
+        let (mode, watched) =
+            watch::channel(Mode { server, refusing: false, generation: 0, to_server: Lane::default(), to_client: Lane::default() });
         let forwarded = Arc::default();
         let mut tasks = JoinSet::new();
         let open = Arc::new(());
         let shared = Shared { mode: mode.clone(), forwarded: Arc::clone(&forwarded), open: Arc::downgrade(&open) };
-        tasks.spawn(listen(listener, address, server, watched, shared));
+        tasks.spawn(listen(listener, address, watched, shared));
         Ok(Proxy { port: address.port(), mode, forwarded, open, _tasks: tasks })
     }
 
@@ -81,6 +84,14 @@ impl Proxy {
     /// Cuts every connection that there is; new ones are forwarded.
     pub fn cut(&self) {
         self.mode.send_modify(|mode| mode.generation += 1);
+    }
+
+    /// Cuts every connection that there is; new ones go to another server, as an address does that moves with a service.
+    pub fn redirect(&self, server: SocketAddr) {
+        self.mode.send_modify(|mode| {
+            mode.server = server;
+            mode.generation += 1;
+        });
     }
 
     /// Passes `bytes` more in this direction, over all connections together, and then cuts them all, once.
@@ -133,7 +144,7 @@ struct Shared {
     open: Weak<()>,
 }
 
-async fn listen(listener: TcpListener, address: SocketAddr, server: SocketAddr, mut watched: watch::Receiver<Mode>, shared: Shared) {
+async fn listen(listener: TcpListener, address: SocketAddr, mut watched: watch::Receiver<Mode>, shared: Shared) {
     let mut listener = Some(listener);
     let mut connections = JoinSet::new();
     loop {
@@ -154,7 +165,7 @@ async fn listen(listener: TcpListener, address: SocketAddr, server: SocketAddr, 
             changed = watched.changed() => if changed.is_err() { return },
             Some(_) = connections.join_next() => {}
             Ok((client, _)) = accepted => {
-                let generation = shared.mode.borrow().generation;
+                let Mode { server, generation, .. } = *shared.mode.borrow();
                 connections.spawn(forward(client, server, generation, shared.clone()));
             }
         }
@@ -281,6 +292,17 @@ mod tests {
         assert!(matches!(client.read(&mut [0; 4]).await, Ok(0) | Err(_)));
         let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
         says_back(&mut client).await;
+    }
+
+    #[tokio::test]
+    async fn it_can_be_moved_to_another_server() {
+        let (proxy, mut client) = connected().await;
+        says_back(&mut client).await;
+        let other = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        proxy.redirect(other.local_addr().unwrap());
+        assert!(matches!(client.read(&mut [0; 4]).await, Ok(0) | Err(_)));
+        let _client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
+        tokio::time::timeout(SOON, other.accept()).await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -6,7 +6,6 @@ use redis::Commands;
 use rowcast_testkit::wait::until_blocking;
 
 use super::world::{PARTITIONS, World};
-use super::writer;
 
 /// How long a test waits for what it strikes at.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -129,7 +128,7 @@ fn a_block_that_is_executed_after_its_time_out_takes_nothing_back() {
     world.wait_for_blocks(1);
     world.redis.pause().expect("Redis stops");
     let late = "WITH RECURSIVE n(i) AS (SELECT 900000 UNION ALL SELECT i + 1 FROM n WHERE i < 900100) INSERT INTO settings SELECT i, 'late', i FROM n";
-    writer::connect(&world.database()).execute_batch(late).expect("rows");
+    world.execute(late);
     consumer.log().wait_for_more(TIMED_OUT, timed_out);
     consumer.kill();
     world.redis.resume().expect("Redis goes on");

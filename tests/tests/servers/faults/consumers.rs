@@ -38,7 +38,7 @@ fn a_consumer_that_was_frozen_until_it_was_overtaken_takes_nothing_back() {
     let broker = format!("{}?heartbeat=5", server.url());
     let start = |index: usize| {
         let cache = format!("redis://127.0.0.1:{}/0", proxies[index].port());
-        world.half("consume", &format!("consumer-{index}"), Route { broker: Some(&broker), cache: Some(&cache) })
+        world.half("consume", &format!("consumer-{index}"), Route { broker: Some(&broker), cache: Some(&cache), ..Route::default() })
     };
     let mut publisher = world.publisher("publisher");
     let mut first = start(0);

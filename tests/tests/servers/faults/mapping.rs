@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::contents::{self, Value};
-use super::schema::STRANGERS;
+use super::database::STRANGERS;
 use super::world::{PARTITIONS, World};
 
 /// How long a changed mapping may take to be everywhere.

@@ -53,9 +53,10 @@ fn cut_and_stall(pipeline: &str, strike: impl Fn(&World, &Half, &Half, [&Proxy; 
     let proxy = |port| world.block_on(Proxy::start(SocketAddr::from(([127, 0, 0, 1], port)))).expect("a proxy");
     let (publishing, consuming, writing) = (proxy(server.port()), proxy(server.port()), proxy(world.redis.port()));
     let broker = |proxy: &Proxy| format!("{}?heartbeat=2", server.url_through(proxy.port()));
-    let mut publisher = world.half("publish", "publisher", Route { broker: Some(&broker(&publishing)), cache: None });
+    let mut publisher = world.half("publish", "publisher", Route { broker: Some(&broker(&publishing)), ..Route::default() });
     let cache = format!("redis://127.0.0.1:{}/0", writing.port());
-    let mut consumer = world.half("consume", "consumer", Route { broker: Some(&broker(&consuming)), cache: Some(&cache) });
+    let mut consumer =
+        world.half("consume", "consumer", Route { broker: Some(&broker(&consuming)), cache: Some(&cache), ..Route::default() });
     world.wait_until_settled();
     let openings = world.openings();
     strike(&world, &publisher, &consumer, [&publishing, &consuming, &writing]);

@@ -7,7 +7,7 @@ fn a_publisher_that_was_frozen_until_it_was_replaced_takes_nothing_back() {
     let server = crate::rabbitmq::shared();
     let world = World::new("frozen-publisher", &server.url(), 0);
     let broker = format!("{}?heartbeat=5", server.url());
-    let start = |name| world.half("publish", name, Route { broker: Some(&broker), cache: None });
+    let start = |name| world.half("publish", name, Route { broker: Some(&broker), ..Route::default() });
     let mut first = start("publisher-0");
     first.log().wait_for("publishing");
     let mut second = start("publisher-1");

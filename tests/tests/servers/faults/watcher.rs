@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rowcast_testkit::wait::until_blocking;
 
-use super::schema::Tables;
+/// The keys that hold JSON, and those that are hashes.
+type Keys = (Vec<String>, Vec<String>);
 
 /// A thread that reads until it is told to stop.
 #[derive(Debug)]
@@ -54,8 +55,8 @@ impl Sightings {
 }
 
 impl Watcher {
-    /// Watches the keys of these tables in the cache at `url`.
-    pub fn start(url: &str, tables: Tables) -> Watcher {
+    /// Watches these keys in the cache at `url`.
+    pub fn start(url: &str, keys: Keys) -> Watcher {
         let client = redis::Client::open(url).expect("a URL");
         let (stop, rounds, shared) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::default());
         let (stopped, counted, sightings) = (stop.clone(), rounds.clone(), Arc::clone(&shared));
@@ -65,7 +66,7 @@ impl Watcher {
                 if let Ok(mut connection) = client.get_connection()
                     && connection.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
                 {
-                    while !stopped.load(SeqCst) && round(&mut connection, tables, &sightings).is_ok() {
+                    while !stopped.load(SeqCst) && round(&mut connection, &keys, &sightings).is_ok() {
                         counted.fetch_add(1, SeqCst);
                         std::thread::sleep(Duration::from_millis(5));
                     }
@@ -113,11 +114,10 @@ impl Drop for Watcher {
 }
 
 /// Looks at every key once.
-fn round(connection: &mut redis::Connection, tables: Tables, sightings: &Mutex<Sightings>) -> redis::RedisResult<()> {
-    let (json, hashes) = tables.keys();
-    let texts: Vec<Option<String>> = redis::cmd("MGET").arg(&json).query(connection)?;
+fn round(connection: &mut redis::Connection, (json, hashes): &Keys, sightings: &Mutex<Sightings>) -> redis::RedisResult<()> {
+    let texts: Vec<Option<String>> = redis::cmd("MGET").arg(json).query(connection)?;
     let mut pipe = redis::pipe();
-    for key in &hashes {
+    for key in hashes {
         pipe.cmd("HGET").arg(key).arg("v");
     }
     let numbers: Vec<Option<u64>> = pipe.query(connection)?;

@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
@@ -20,13 +20,16 @@ use tokio::runtime::Runtime;
 
 use super::binary;
 use super::contents::{self, Contents, Value};
+use super::database::{self, Database, STRANGERS};
 use super::half::{Half, Log};
-use super::schema::{self, Tables};
 use super::watcher::Watcher;
-use super::writer::{self, Writer};
+use super::writer::Writer;
 
 /// How long the cache may take to agree with the database once nobody writes any more.
-const AGREEMENT: Duration = Duration::from_secs(180);
+pub const AGREEMENT: Duration = Duration::from_secs(180);
+
+/// Below are the versions of preloaded rows.
+const FIRST_VERSION: u64 = 100_000;
 
 /// How many partitions there are.
 pub const PARTITIONS: usize = 4;
@@ -36,7 +39,7 @@ pub struct World {
     pub pipeline: String,
     pub redis: RedisServer,
     pub writer: Writer,
-    tables: Tables,
+    database: Arc<dyn Database>,
     runtime: Runtime,
     seed: u64,
     broker_url: String,
@@ -50,43 +53,39 @@ pub struct World {
 /// How a process reaches its server, where it is not the straight way.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Route<'u> {
+    pub source: Option<&'u str>,
     pub broker: Option<&'u str>,
     pub cache: Option<&'u str>,
 }
 
 impl World {
-    /// A database with `rows` long rows in `lines` beyond the writer's reach, a fresh Redis with some strangers' keys, triggers, and a writer at
-    /// work. No half runs yet.
+    /// The chosen database with `rows` long rows in `lines` beyond the writer's reach, a fresh Redis with some strangers' keys, an installed
+    /// pipeline, and a writer at work. No half runs yet.
     pub fn new(pipeline: &str, broker_url: &str, rows: u32) -> World {
-        World::of(Tables::Five, pipeline, broker_url, rows)
+        let database = database::chosen();
+        database.preload(rows);
+        World::on(database, pipeline, broker_url)
     }
 
-    /// The same with these tables.
-    pub fn of(tables: Tables, pipeline: &str, broker_url: &str, rows: u32) -> World {
+    /// The same with this database.
+    pub fn on(database: Arc<dyn Database>, pipeline: &str, broker_url: &str) -> World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let seed = std::env::var("ROWCAST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().expect("ROWCAST_SEED is a number"));
         let folder = Folder::new("rowcast-faults-").expect("a folder");
-        let database = writer::connect(&folder.path().join("app.db"));
-        database.execute_batch(&tables.schema()).expect("the schema");
-        let preload = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-                       INSERT INTO lines SELECT 'archive', i, hex(zeroblob(500)), i FROM n";
-        if rows > 0 {
-            database.execute(preload, [rows]).expect("rows");
-        }
         let redis = runtime.block_on(RedisServer::start()).expect("a Redis server");
         plant_strangers(&mut client(&redis));
-        let watcher = Watcher::start(&redis.url(), tables);
-        let configuration = configuration(tables, pipeline, broker_url, &redis.url());
+        let watcher = Watcher::start(&redis.url(), database.keys());
+        let configuration = configuration(&*database, pipeline, [&database.url(), broker_url, &redis.url()]);
         std::fs::write(folder.path().join("rowcast.toml"), configuration).expect("a configuration");
         let installed = Command::new(binary::rowcast()).arg("install").current_dir(folder.path()).output().expect("rowcast runs");
         assert!(installed.status.success(), "{installed:?}");
-        let writer = Writer::start(&folder.path().join("app.db"), tables, seed, rows.into());
+        let writer = Writer::start(database.application(FIRST_VERSION), seed);
         let (pipeline, broker_url) = (pipeline.to_owned(), broker_url.to_owned());
         World {
             pipeline,
             redis,
             writer,
-            tables,
+            database,
             runtime,
             seed,
             broker_url,
@@ -109,15 +108,19 @@ impl World {
 
     /// Starts `rowcast <command>` with servers that are reached in another way; its log is `<name>.log`.
     pub fn half(&self, command: &str, name: &str, route: Route<'_>) -> Half {
-        let redis = self.redis.url();
-        let configuration =
-            configuration(self.tables, &self.pipeline, route.broker.unwrap_or(&self.broker_url), route.cache.unwrap_or(&redis));
-        self.half_configured(command, name, &configuration)
+        self.half_configured(command, name, &self.configuration_by(route))
     }
 
     /// The configuration that a half has unless it is given another one.
     pub fn configuration(&self) -> String {
-        configuration(self.tables, &self.pipeline, &self.broker_url, &self.redis.url())
+        self.configuration_by(Route::default())
+    }
+
+    /// The same with servers that are reached in another way.
+    pub fn configuration_by(&self, route: Route<'_>) -> String {
+        let (source, cache) = (self.database.url(), self.redis.url());
+        let urls = [route.source.unwrap_or(&source), route.broker.unwrap_or(&self.broker_url), route.cache.unwrap_or(&cache)];
+        configuration(&*self.database, &self.pipeline, urls)
     }
 
     /// Starts `rowcast <command>` with a configuration of the test's own.
@@ -262,7 +265,7 @@ impl World {
 
     /// Lets the application write again after it was stopped; the versions of its rows go on after `version`.
     pub fn write_again(&mut self, version: u64) {
-        self.writer = Writer::start(&self.database(), self.tables, self.seed.wrapping_add(version), version);
+        self.writer = Writer::start(self.database.application(version), self.seed.wrapping_add(version));
     }
 
     /// Puts a row into the cache that the database does not have; only a resync's sweep finds it.
@@ -286,13 +289,14 @@ impl World {
         resyncs.iter().filter_map(open).filter(|resync| resync["upto"].is_null() && resync["sweeping"] == false).count()
     }
 
-    /// Waits until every change that is committed now was confirmed by the broker, and so trimmed.
+    /// Waits until every change that is committed now was confirmed by the broker, and the database may forget it.
     pub fn wait_until_forgotten(&self) {
-        let database = writer::connect(&self.database());
-        let newest: i64 = database.query_row("SELECT max(id) FROM rowcast_changelog", [], |row| row.get(0)).expect("a changelog");
-        let left = "SELECT count(*) FROM rowcast_changelog WHERE id < ?1";
-        let trimmed = || database.query_row(left, [newest], |row| row.get::<_, i64>(0)).is_ok_and(|left| left <= 1).then_some(());
-        until_blocking("the changelog to be trimmed", AGREEMENT, trimmed).expect("what is confirmed is trimmed");
+        self.database.wait_until_forgotten();
+    }
+
+    /// Runs plain statements on the database, each committed alone.
+    pub fn execute(&self, sql: &str) {
+        self.database.execute(sql);
     }
 
     /// Waits until each partition's queue has `count` consumers. A queue itself tells only of the active one.
@@ -348,17 +352,11 @@ impl World {
         StdRng::seed_from_u64(self.seed)
     }
 
-    /// Where the database is.
-    pub fn database(&self) -> PathBuf {
-        self.folder.path().join("app.db")
-    }
-
     /// Waits until the cache agrees with a database to which nobody writes, both ways, and no resync is open.
     pub fn wait_until_agreed(&self) {
-        let database = writer::connect(&self.database());
-        let mut expected = self.tables.expected(&database);
+        let mut expected = self.database.expected();
         assert!(expected.len() > 20, "the writer has written something");
-        expected.extend(schema::STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
+        expected.extend(STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
         let mut differences = Vec::new();
         let agreed = until_blocking("cache and database to agree", AGREEMENT, || {
             differences = match contents::read(&mut client(&self.redis)) {
@@ -375,8 +373,8 @@ impl World {
 
     /// Waits until no key says anything else than a database to which nobody writes; some may be absent.
     pub fn wait_until_nothing_is_stale(&self) {
-        let mut expected = self.tables.expected(&writer::connect(&self.database()));
-        expected.extend(schema::STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
+        let mut expected = self.database.expected();
+        expected.extend(STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
         let mut stale = Vec::new();
         let true_ones = until_blocking("every value to be true", AGREEMENT, || {
             let found = contents::read(&mut client(&self.redis)).expect("the cache");
@@ -423,15 +421,15 @@ fn client(redis: &RedisServer) -> redis::Connection {
 }
 
 fn plant_strangers(client: &mut redis::Connection) {
-    for (key, value) in schema::STRANGERS {
+    for (key, value) in STRANGERS {
         redis::cmd("SET").arg(key).arg(value).exec(client).expect("a stranger's key");
     }
 }
 
-fn configuration(tables: Tables, pipeline: &str, broker: &str, cache: &str) -> String {
+fn configuration(database: &dyn Database, pipeline: &str, [source, broker, cache]: [&str; 3]) -> String {
     format!(
-        "[pipeline]\nname = {pipeline:?}\n[source]\nurl = \"sqlite:app.db\"\n[broker]\nurl = {broker:?}\npartitions = {PARTITIONS}\n\
+        "[pipeline]\nname = {pipeline:?}\n[source]\nurl = {source:?}\n[broker]\nurl = {broker:?}\npartitions = {PARTITIONS}\n\
          [cache]\nurl = {cache:?}\n{}",
-        tables.configuration()
+        database.tables()
     )
 }

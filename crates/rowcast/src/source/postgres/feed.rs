@@ -12,7 +12,7 @@ use super::wire::{Connection, Fault, Frame};
 /// How much is read ahead; one message may be larger.
 const AHEAD_BYTES: usize = 512 * 1024;
 /// How often the server hears of us, and is asked how far it is. It would end the connection after `wal_sender_timeout` without a word,
-/// which is a minute unless somebody has set it.
+/// which is set where the connection is made.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// How long a server may be silent that was asked to answer. While it goes through a large transaction that concerns none of our tables
 /// it answers nothing, and after a reconnect it would begin that anew. A server that is gone is found out by the connection itself.

@@ -42,6 +42,11 @@ const ALSO_PINNED: [(&str, &str); 8] = [
     ("idle_in_transaction_session_timeout", "60s"),
 ];
 
+/// How long the server waits for a sign of life of whoever reads its log; one comes every second. A publisher that is frozen, or lost with its
+/// network, holds the slot so long, and another one cannot take over. The server's own setting is a minute. Replies that wait to be read are
+/// read before this is looked at, so that a server that was busy with a large transaction does not count its own time.
+const SENDER_TIMEOUT: (&str, &str) = ("wal_sender_timeout", "15s");
+
 /// How often a system that says nothing is asked whether it is there, and how often in vain until the connection is over.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVES: u32 = 3;
@@ -65,7 +70,7 @@ async fn attempt(server: &Server, role: Role, name: &str, with_tls: bool) -> Res
     let mut connection = Connection::new(reach(server, with_tls).await?);
     let mut parameters = vec![("user", server.user.as_str()), ("database", server.database.as_str()), ("application_name", name)];
     if role == Role::Replication {
-        parameters.push(("replication", "database"));
+        parameters.extend([("replication", "database"), SENDER_TIMEOUT]);
     }
     parameters.extend(values::PINNED);
     parameters.extend(ALSO_PINNED);

@@ -1,13 +1,14 @@
 //! Every option of a table, taken up and given up again while everything goes on, with an application that fills keys.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rowcast_testkit::wait::until_blocking;
 
-use super::contents::{self, Contents, Value};
-use super::schema;
-use super::world::{PARTITIONS, World};
-use super::writer;
+use super::super::contents::{self, Contents, Value};
+use super::super::database::{Database, STRANGERS};
+use super::super::world::{PARTITIONS, World};
+use super::{Sqlite, Tables};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -43,7 +44,8 @@ const ALL_CHANGED: &str = "resync of lines, profiles, settings, stock, users: it
 
 #[test]
 fn every_option_can_be_taken_up_and_given_up_and_leaves_nothing_stale() {
-    let mut world = World::new("options", &crate::rabbitmq::shared().url(), 0);
+    let sqlite = Arc::new(Sqlite::new(Tables::Five));
+    let mut world = World::on(sqlite.clone(), "options", &crate::rabbitmq::shared().url());
     let publisher = world.publisher("publisher-1");
     let mut consumer = world.consumer("consumer");
     world.wait_until_settled();
@@ -57,7 +59,7 @@ fn every_option_can_be_taken_up_and_given_up_and_leaves_nothing_stale() {
     taken_up(&world, PARTITIONS);
     world.writer.wait_for_more(50);
     world.writer.stop();
-    wait_until_true(&world, "the options to hold");
+    wait_until_true(&world, &sqlite, "the options to hold");
     let found = contents::read(&mut world.client()).expect("the cache");
     assert!(found.keys().any(|key| key.starts_with("setting:")), "what stood there is refreshed");
     assert_eq!(found.keys().filter(|key| key.starts_with("stock:")).count(), 0, "what may be stale is evicted, by whatever key");
@@ -65,8 +67,8 @@ fn every_option_can_be_taken_up_and_given_up_and_leaves_nothing_stale() {
         assert!((1..=3_600_000).contains(&world.left_ms(key)), "{key} has {} ms", world.left_ms(key));
     }
 
-    changes_refresh_and_evict_what_the_application_filled(&world);
-    a_gap_leaves_nothing_that_the_application_filled_stale(&world);
+    changes_refresh_and_evict_what_the_application_filled(&world, &sqlite);
+    a_gap_leaves_nothing_that_the_application_filled_stale(&world, &sqlite);
 
     publisher.leave();
     world.write_again(1_000_000);
@@ -86,9 +88,8 @@ fn taken_up(world: &World, times: usize) {
 }
 
 /// What may stand in the cache for rows to which nobody writes; what must is without the keys that the application fills.
-fn allowed(world: &World) -> (Contents, Contents) {
-    let database = writer::connect(&world.database());
-    let all = schema::Tables::Five.expected(&database);
+fn allowed(sqlite: &Sqlite) -> (Contents, Contents) {
+    let (database, all) = (sqlite.connect(), sqlite.expected());
     let chosen = |sql: &str| -> Vec<String> {
         let mut statement = database.prepare(sql).expect("a query");
         statement.query_map([], |row| row.get(0)).expect("rows").map(|row| row.expect("a key")).collect()
@@ -100,13 +101,13 @@ fn allowed(world: &World) -> (Contents, Contents) {
     let must: Contents = must.map(|(key, value)| (key.clone(), value.clone())).collect();
     let mut may = must.clone();
     may.extend(all.into_iter().filter(|(key, _)| with(key, &["setting:"])));
-    may.extend(schema::STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
+    may.extend(STRANGERS.map(|(key, value)| (key.to_owned(), Value::Text(value.to_owned()))));
     (must, may)
 }
 
 /// Waits until all stands there that must, and nothing that may not.
-fn wait_until_true(world: &World, what: &str) {
-    let (must, may) = allowed(world);
+fn wait_until_true(world: &World, sqlite: &Sqlite, what: &str) {
+    let (must, may) = allowed(sqlite);
     let mut wrong = Vec::new();
     let settled = until_blocking(what, DEADLINE, || {
         let found = contents::read(&mut world.client()).expect("the cache");
@@ -118,8 +119,8 @@ fn wait_until_true(world: &World, what: &str) {
     settled.unwrap_or_else(|error| panic!("{error}: {}", wrong.join("\n")));
 }
 
-fn changes_refresh_and_evict_what_the_application_filled(world: &World) {
-    let database = writer::connect(&world.database());
+fn changes_refresh_and_evict_what_the_application_filled(world: &World, sqlite: &Sqlite) {
+    let database = sqlite.connect();
     let mut client = world.client();
     let setting = |id: u32| format!("setting:{id}");
     database
@@ -127,7 +128,7 @@ fn changes_refresh_and_evict_what_the_application_filled(world: &World) {
         .expect("rows");
     world.wait_until_forgotten();
     world.wait_for_blocks(2);
-    wait_until_true(world, "rows to arrive");
+    wait_until_true(world, sqlite, "rows to arrive");
     // One key is not filled, one is in the application's own way, one has a time to live.
     redis::cmd("DEL").arg(setting(1)).exec(&mut client).expect("a key goes");
     redis::cmd("SET").arg(setting(2)).arg("as the application likes it").exec(&mut client).expect("a key");
@@ -136,14 +137,14 @@ fn changes_refresh_and_evict_what_the_application_filled(world: &World) {
     redis::cmd("PEXPIRE").arg(setting(3)).arg(600_000).exec(&mut client).expect("a time");
     redis::cmd("RPUSH").arg("stock:c1:row").arg("a list").exec(&mut client).expect("a key");
     database.execute_batch("UPDATE settings SET v = v + 100; UPDATE stock SET amount = 2 WHERE code = 'c1'").expect("changes");
-    wait_until_true(world, "changes to refresh and evict");
+    wait_until_true(world, sqlite, "changes to refresh and evict");
     let found = contents::read(&mut client).expect("the cache");
     assert!(!found.contains_key(&setting(1)), "a key that is not there is not written");
     assert!(found.contains_key(&setting(2)) && found.contains_key(&setting(3)));
     assert!((1..=600_000).contains(&world.left_ms(&setting(3))), "its time is the application's");
 }
 
-fn a_gap_leaves_nothing_that_the_application_filled_stale(world: &World) {
+fn a_gap_leaves_nothing_that_the_application_filled_stale(world: &World, sqlite: &Sqlite) {
     let mut client = world.client();
     for key in ["stock:c1:row", "stock:gone:row", "setting:2", "setting:777777"] {
         redis::cmd("DEL").arg(key).exec(&mut client).expect("a key goes");
@@ -162,6 +163,6 @@ fn a_gap_leaves_nothing_that_the_application_filled_stale(world: &World) {
     let cart: String = redis::cmd("GETDEL").arg("stock:c1:row:cart").query(&mut client).expect("it stands");
     assert_eq!(cart, "3 apples");
     world.wait_until_settled();
-    wait_until_true(world, "the resync to end");
+    wait_until_true(world, sqlite, "the resync to end");
     assert!(contents::read(&mut client).expect("the cache").contains_key("setting:2"), "it has a row, and holds it");
 }

@@ -5,8 +5,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rusqlite::Connection;
 
-use super::contents::{Contents, Value};
-use super::schema::KEYS;
+use super::super::contents::{Contents, Value};
+use super::super::database::{KEYS, numbered};
 
 /// How the tables are created. In every one `v` only grows, but for rows that the database itself changes.
 pub const SCHEMA: &str = "
@@ -76,7 +76,6 @@ const KEYS_OF: [(&str, &str, &[&str], &str); 5] = [
 
 /// Every key that the writer may write.
 pub fn keys() -> Vec<String> {
-    let numbered = |prefix: &str| (0..KEYS).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
     let mut keys = ["tree:", "item:c", "item:C", "order:", "names:"].map(numbered).concat();
     keys.extend((0..3).flat_map(|a| (0..KEYS).map(move |n| format!("tag:{a}:{n:02x}"))));
     keys

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
-use super::world::{PARTITIONS, World};
-use super::writer;
+use super::super::world::{PARTITIONS, World};
+use super::{Sqlite, Tables, connect};
 
 /// What a consumer says of each partition when the source's history is another one.
 const NEW_HISTORY: &str = "history is another one: every table";
@@ -31,14 +32,15 @@ fn a_database_that_lost_its_last_commits_and_went_on_is_followed_whether_or_not_
 
 /// In each round the database loses that many transactions, which had been shipped, and others take their places in the changelog.
 fn goes_back(pipeline: &str, transactions: u64, rounds: &[(Replacement, bool)]) {
-    let mut world = World::new(pipeline, &crate::rabbitmq::shared().url(), 0);
+    let sqlite = Arc::new(Sqlite::new(Tables::Five));
+    let mut world = World::on(sqlite.clone(), pipeline, &crate::rabbitmq::shared().url());
     let mut publisher = Some(world.publisher("publisher"));
     let mut consumer = world.consumer("consumer");
     world.wait_until_settled();
     for (round, (replacement, runs)) in (1..).zip(rounds) {
         world.writer.wait_for_more(30);
         world.writer.stop();
-        let copy = copy_of(&world.database());
+        let copy = copy_of(&sqlite.path());
         world.write_again(round * 1_000_000);
         world.writer.wait_for_more(transactions);
         world.writer.stop();
@@ -48,7 +50,7 @@ fn goes_back(pipeline: &str, transactions: u64, rounds: &[(Replacement, bool)]) 
         }
 
         world.excuse();
-        replace(*replacement, &world.database(), &copy);
+        replace(*replacement, &sqlite.path(), &copy);
         world.write_again(round * 1_000_000 + 500_000);
         // The places of what was lost are taken.
         world.writer.wait_for_more(transactions + 10);
@@ -67,7 +69,7 @@ fn copy_of(database: &Path) -> PathBuf {
     if copy.exists() {
         fs::remove_file(&copy).expect("the former copy goes");
     }
-    writer::connect(database).execute("VACUUM INTO ?1", [copy.to_str().expect("a plain path")]).expect("a copy");
+    connect(database).execute("VACUUM INTO ?1", [copy.to_str().expect("a plain path")]).expect("a copy");
     copy
 }
 

@@ -1,18 +1,13 @@
-//! The tables of the tests, one of every kind, and what they should look like in the cache by SQLite's own words.
+//! The tables, one of every kind, and what they should look like in the cache by SQLite's own words.
 
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 use rusqlite::types::Value as Sql;
 
-use super::contents::{Contents, Value};
+use super::super::contents::{Contents, Value};
+use super::super::database::{TABLES, keys};
 use super::more;
-
-/// How many different keys each table may have, apart from preloaded rows.
-pub const KEYS: u64 = 60;
-
-/// The shops of the table with a composite key.
-pub const SHOPS: [&str; 3] = ["north", "south", "west"];
 
 /// The schema. In every table `v` only grows: each statement that writes a row gives it a number that was never used.
 const SCHEMA: &str = "
@@ -22,37 +17,6 @@ const SCHEMA: &str = "
     CREATE TABLE stock (code TEXT PRIMARY KEY NOT NULL, amount INTEGER, v INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE settings (id INTEGER PRIMARY KEY, label TEXT, v INTEGER NOT NULL);
 ";
-
-/// The tables' part of the configuration.
-const TABLES: &str = r#"
-[[table]]
-name = "users"
-
-[[table]]
-name = "profiles"
-key = "profile:{handle}"
-
-[[table]]
-name = "lines"
-
-[[table]]
-name = "stock"
-
-[[table]]
-name = "settings"
-key = "setting:{id}"
-value = "hash"
-"#;
-
-/// Keys of somebody else, some of which look much like ours.
-pub const STRANGERS: [(&str, &str); 6] = [
-    ("users:7:cart", "3 apples"),
-    ("session:1", "Ada"),
-    ("users:987654", "not a row"),
-    ("users:987655", r#"{"id":1,"handle":"h1","name":null,"v":1}"#),
-    ("profile:somebody", r#"{"name":"n","handle":"somebody else","v":1}"#),
-    ("stock", "empty"),
-];
 
 /// Which tables there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,13 +61,6 @@ impl Tables {
         }
         contents
     }
-}
-
-fn keys() -> (Vec<String>, Vec<String>) {
-    let numbered = |prefix: &str| (0..KEYS).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
-    let mut json = [numbered("users:"), numbered("profile:h"), numbered("stock:c")].concat();
-    json.extend(SHOPS.iter().flat_map(|shop| numbered(&format!("lines:{shop}:"))));
-    (json, numbered("setting:"))
 }
 
 fn expected(database: &Connection) -> Contents {
