@@ -7,6 +7,8 @@ mod askings;
 mod assembler;
 mod audience;
 mod ledger;
+mod requests;
+mod rows;
 mod session;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! One session of the publisher: from taking the exclusive queue to the first sign that something is not as it was.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::askings::{Askings, Wanted};
+use super::askings::Askings;
 use super::assembler::{Assembler, Outgoing};
 use super::audience::{Audience, News};
 use super::ledger::Ledger;
+use super::requests::Requests;
+use super::rows::{Awaited, Pending};
 use super::{End, Settings};
-use crate::batch::{self, ChunkHead, DraftChange};
+use crate::batch::{self, DraftChange};
 use crate::broker::{self, Address, Broker, Event, Message, Publishing, Ticket};
 use crate::change::{Change, Image, KeyHash, Op, Partition, Position, Table};
 use crate::dead_letter::{self, DeadLetter};
 use crate::mapping::{Mapped, MappedTable};
 use crate::meter::Meter;
 use crate::request::Request;
-use crate::source::{Chunk, Portion, PositionRecord, Read, ReadRows, Source};
+use crate::source::{Portion, PositionRecord, Source};
 use crate::stop::Stop;
 
 /// How long a read may wait for a broker that takes no messages before it is given up.
@@ -30,55 +32,28 @@ const FORGET_EVERY: Duration = Duration::from_millis(50);
 /// How long the last confirms are waited for at an orderly end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Rows that were read and wait for the stream to pass the moment of their reading.
-struct Pending {
-    table: usize,
-    /// The asking that they answer; `None` for rows read singly.
-    wanted: Option<Wanted>,
-    chunk: Chunk,
-    /// By primary key, where in the chunk; what the stream has touched since is gone from here.
-    untouched: HashMap<String, usize>,
-}
-
-/// Rows that the source will hand out in the stream.
-struct Awaited {
-    /// The asking that they answer; `None` for rows read singly.
-    wanted: Option<Wanted>,
-    /// The keys of rows read singly.
-    pks: VecDeque<String>,
-}
-
 pub(super) struct Session<'p, S, L> {
-    settings: &'p Settings,
-    source: &'p mut S,
+    pub(super) settings: &'p Settings,
+    pub(super) source: &'p mut S,
     link: L,
-    meter: &'p Meter,
-    tables: Arc<[MappedTable]>,
-    assembler: Assembler,
+    pub(super) meter: &'p Meter,
+    pub(super) tables: Arc<[MappedTable]>,
+    pub(super) assembler: Assembler,
     ledger: Ledger,
-    askings: Askings,
-    /// Rows that were requested singly, by table.
-    singles: BTreeMap<usize, VecDeque<String>>,
-    /// Tables whose resync was requested and is to be passed on.
-    resyncs: Vec<Table>,
-    /// The numbers of those requests.
-    resync_requests: Vec<u64>,
-    /// The numbers of the requests for rows.
-    row_requests: Vec<u64>,
-    /// Requests that are answered by what was sent up to a ticket.
-    answered: VecDeque<(Ticket, u64)>,
+    pub(super) askings: Askings,
+    pub(super) requests: Requests,
     /// The newest message's.
-    last_ticket: Ticket,
-    pending: Option<Pending>,
-    awaited: Option<Awaited>,
+    pub(super) last_ticket: Ticket,
+    pub(super) pending: Option<Pending>,
+    pub(super) awaited: Option<Awaited>,
     /// Up to where the stream has been read, and whether a read ends there.
-    position: Position,
+    pub(super) position: Position,
     complete: bool,
     /// The end of the last complete read.
     complete_to: Position,
     /// When each partition was last sent something.
     last_sent: Vec<Instant>,
-    next_heartbeat: Instant,
+    pub(super) next_heartbeat: Instant,
     audience: Audience,
     next_forget: Instant,
     forgettable: Option<Position>,
@@ -127,11 +102,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             assembler: Assembler::new(&settings.pipeline, start.lineage, mapping, settings.partitions, start.from, settings.batch),
             ledger: Ledger::new(settings.partitions, start.from),
             askings: Askings::default(),
-            singles: BTreeMap::new(),
-            resyncs: Vec::new(),
-            resync_requests: Vec::new(),
-            row_requests: Vec::new(),
-            answered: VecDeque::new(),
+            requests: Requests::default(),
             last_ticket: Ticket(0),
             pending: None,
             awaited: None,
@@ -207,7 +178,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                 Meter::add(&self.meter.confirmed, self.ledger.confirm(ticket));
                 self.forgettable = self.ledger.forgettable().or(self.forgettable);
                 // A request that is not settled comes again to the next session.
-                while let Some((_, number)) = self.answered.pop_front_if(|(ticket, _)| self.ledger.settled(*ticket)) {
+                while let Some(number) = self.requests.settled(&self.ledger) {
                     self.link.settle(number).await?;
                 }
             }
@@ -234,7 +205,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                 tracing::warn!("{reason}");
                 let letter = DeadLetter::of_message(&self.settings.pipeline, body, &reason);
                 self.send_dead_letter(&letter).await?;
-                self.answered.push_back((self.last_ticket, number));
+                self.requests.answered_by(self.last_ticket, number);
                 return Ok(());
             }
         };
@@ -250,8 +221,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             }
             Request::Rows { table, pks } => match self.table(&table) {
                 Some(index) if !pks.is_empty() => {
-                    self.singles.entry(index).or_default().extend(pks.iter().map(|pk| pk.get().to_owned()));
-                    self.row_requests.push(number);
+                    self.requests.want_rows(index, pks.iter().map(|pk| pk.get().to_owned()), number);
                 }
                 Some(_) => self.link.settle(number).await?,
                 None => {
@@ -261,20 +231,20 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             },
             Request::Resync { tables } => {
                 for table in tables {
-                    if self.table(&table).is_none() {
+                    if self.table(&table).is_some() {
+                        self.requests.want_resync(table);
+                    } else {
                         tracing::warn!("a resync of {table} was requested, which is not mapped");
-                    } else if !self.resyncs.contains(&table) {
-                        self.resyncs.push(table);
                     }
                 }
-                self.resync_requests.push(number);
+                self.requests.resyncs_by(number);
                 self.next_heartbeat = Instant::now();
             }
         }
         Ok(())
     }
 
-    fn table(&self, name: &Table) -> Option<usize> {
+    pub(super) fn table(&self, name: &Table) -> Option<usize> {
         self.tables.iter().position(|mapped| mapped.table == *name)
     }
 
@@ -319,46 +289,21 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             Portion::Rows { table, chunk, asked: false, .. } => self.send_rows(&Pending::new(table, None, chunk)).await,
             Portion::NoKey { .. } => {
                 let awaited = self.awaited.take().expect("a source answers what it was asked");
-                let wanted = awaited.wanted.expect("rows that are asked for singly begin after nothing");
-                self.begin_resync_anew(&wanted);
+                self.begin_resync_anew(&awaited.into_asking());
                 Ok(())
             }
             Portion::Resync { table } => {
-                let name = self.tables[table].table.clone();
-                if !self.resyncs.contains(&name) {
-                    self.resyncs.push(name);
-                }
+                self.requests.want_resync(self.tables[table].table.clone());
                 // At once: what follows in the stream may be forgotten once it is confirmed.
                 self.heartbeat().await
             }
         }
     }
 
-    /// Rows that were asked for earlier may go out.
-    async fn on_rows(&mut self, table: usize, chunk: Chunk, answered: usize, mut awaited: Awaited) -> Result<(), End> {
-        if awaited.wanted.is_none() {
-            awaited.pks.drain(..answered);
-            if !awaited.pks.is_empty() {
-                self.singles.entry(table).or_default().extend(awaited.pks);
-            }
-        }
-        let pending = Pending::new(table, awaited.wanted, chunk);
-        self.send_rows(&pending).await?;
-        self.rows_sent(&pending);
-        Ok(())
-    }
-
-    /// Notes that what was asked for has been answered.
-    fn rows_sent(&mut self, pending: &Pending) {
-        match &pending.wanted {
-            Some(wanted) => self.askings.sent(wanted, pending.chunk.upto.as_ref(), pending.chunk.last),
-            None if self.singles.is_empty() => self.answered.extend(self.row_requests.drain(..).map(|number| (self.last_ticket, number))),
-            None => {}
-        }
-    }
-
     async fn add(&mut self, change: &Change) -> Result<(), End> {
-        self.touch(change);
+        if let Some(pending) = &mut self.pending {
+            pending.touch(change);
+        }
         let tables = Arc::clone(&self.tables);
         let mapped = &tables[change.table];
         let table = &*mapped.table.0;
@@ -394,7 +339,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
     }
 
     /// The key that a row concerns and what it holds. What cannot be mapped goes to the dead letters, and its key goes.
-    async fn map<'i>(
+    pub(super) async fn map<'i>(
         &mut self,
         mapped: &MappedTable,
         op: Op,
@@ -421,18 +366,6 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
         Ok(key.map(|key| (key, None)))
     }
 
-    /// The stream has news of a row (or of a whole table) since a chunk was read: what the chunk says of it is old. News from
-    /// before that moment the chunk has, too, and must keep: a consumer whose checkpoint is ahead of this stream skips them.
-    fn touch(&mut self, change: &Change) {
-        let newer = |pending: &&mut Pending| pending.table == change.table && change.position > pending.chunk.as_of;
-        let Some(pending) = self.pending.as_mut().filter(newer) else { return };
-        if change.op == Op::Truncate {
-            pending.untouched.clear();
-        } else {
-            pending.untouched.remove(&change.pk);
-        }
-    }
-
     /// No read transaction stays open while the broker takes no messages.
     async fn give_up_read(&mut self) -> Result<(), End> {
         self.read_given_up = true;
@@ -444,109 +377,18 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
         Ok(())
     }
 
-    // Chunks.
-
-    /// One step: sends rows that are due, or reads the next ones. Returns whether there was anything to do.
-    async fn serve_askings(&mut self) -> Result<bool, End> {
-        if let Some(pending) = self.pending.take_if(|pending| pending.chunk.as_of <= self.position) {
-            self.send_rows(&pending).await?;
-            self.rows_sent(&pending);
-            return Ok(true);
-        }
-        if self.pending.is_some() || self.awaited.is_some() {
-            return Ok(false);
-        }
-        if let Some((table, mut pks)) = self.singles.pop_first() {
-            match self.source.rows(table, pks.make_contiguous(), self.settings.chunk).await? {
-                ReadRows::Now(chunk, read) => {
-                    pks.drain(..read);
-                    if !pks.is_empty() {
-                        self.singles.insert(table, pks);
-                    }
-                    self.pending = Some(Pending::new(table, None, chunk));
-                }
-                ReadRows::Later => self.awaited = Some(Awaited { wanted: None, pks }),
-            }
-            return Ok(true);
-        }
-        if let Some(wanted) = self.askings.next() {
-            let table = self.table(&wanted.table).expect("only askings of mapped tables are noted");
-            match self.source.chunk(table, wanted.after.as_ref(), self.settings.chunk).await? {
-                Read::Now(chunk) => self.pending = Some(Pending::new(table, Some(wanted), chunk)),
-                Read::Later => self.awaited = Some(Awaited { wanted: Some(wanted), pks: VecDeque::new() }),
-                Read::NoKey => self.begin_resync_anew(&wanted),
-            }
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// The resync that asks cannot be continued; a request makes every partition open a fresh one.
-    fn begin_resync_anew(&mut self, wanted: &Wanted) {
-        let after = wanted.after.as_ref().map_or("", |bound| &bound.0);
-        tracing::warn!(table = %wanted.table, after, "a resync asks for rows after what is no key of the table any more; it begins anew");
-        self.askings.forget(wanted);
-        if !self.resyncs.contains(&wanted.table) {
-            self.resyncs.push(wanted.table.clone());
-        }
-        self.next_heartbeat = Instant::now();
-    }
-
-    async fn send_rows(&mut self, pending: &Pending) -> Result<(), End> {
-        let tables = Arc::clone(&self.tables);
-        let mapped = &tables[pending.table];
-        let chunk = &pending.chunk;
-        let mut lanes: Vec<Vec<(&str, String, Option<&str>)>> = vec![Vec::new(); usize::from(self.settings.partitions)];
-        for (index, row) in chunk.rows.iter().enumerate() {
-            if pending.untouched.get(&row.pk) != Some(&index) {
-                continue;
-            }
-            if let Some((key, json)) = self.map(mapped, Op::Read, &row.pk, &row.image).await? {
-                let partition = KeyHash::of(&key).partition(self.settings.partitions);
-                lanes[partition.index()].push((&row.pk, key, json));
-            }
-        }
-        let (recipients, after) = match &pending.wanted {
-            Some(wanted) => {
-                (wanted.recipients.iter().map(|(partition, run)| (*partition, Some(run.clone()))).collect(), wanted.after.clone())
-            }
-            None => {
-                let concerned = Partition::all(self.settings.partitions).filter(|partition| !lanes[partition.index()].is_empty());
-                (concerned.map(|partition| (partition, None)).collect::<Vec<_>>(), None)
-            }
-        };
-        for (partition, run) in recipients {
-            let head = ChunkHead { table: mapped.table.clone(), run, after: after.clone(), upto: chunk.upto.clone(), last: chunk.last };
-            let rows = &lanes[partition.index()];
-            Meter::add(&self.meter.chunk_rows, rows.len());
-            let rows = rows.iter().map(|(pk, key, row)| DraftChange {
-                op: Op::Read,
-                table: &mapped.table.0,
-                pk,
-                key,
-                row: *row,
-                at: self.position,
-                committed_us: chunk.read_us,
-            });
-            let outgoing = self.assembler.chunk(partition, self.position, &head, rows);
-            self.send_batch(outgoing).await?;
-        }
-        Ok(())
-    }
-
     // What goes out.
 
     /// An empty batch carries an idle partition forward and shows a gap that nothing else would.
-    async fn heartbeat(&mut self) -> Result<(), End> {
+    pub(super) async fn heartbeat(&mut self) -> Result<(), End> {
         let now = Instant::now();
         self.next_heartbeat = now + self.settings.heartbeat;
         for partition in Partition::all(self.settings.partitions) {
-            if !self.resyncs.is_empty() || now - self.last_sent[partition.index()] >= self.settings.heartbeat / 2 {
+            if !self.requests.resyncs().is_empty() || now - self.last_sent[partition.index()] >= self.settings.heartbeat / 2 {
                 self.send_empty(partition).await?;
             }
         }
-        self.resyncs.clear();
-        self.answered.extend(self.resync_requests.drain(..).map(|number| (self.last_ticket, number)));
+        self.requests.resyncs_sent(self.last_ticket);
         let unconsumed = self.link.look_for_queues().await?;
         match self.audience.note(unconsumed, now) {
             None => {}
@@ -565,11 +407,11 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
     }
 
     async fn send_empty(&mut self, partition: Partition) -> Result<(), End> {
-        let outgoing = self.assembler.empty(partition, self.position, &self.resyncs);
+        let outgoing = self.assembler.empty(partition, self.position, self.requests.resyncs());
         self.send_batch(outgoing).await
     }
 
-    async fn send_batch(&mut self, outgoing: Outgoing) -> Result<(), End> {
+    pub(super) async fn send_batch(&mut self, outgoing: Outgoing) -> Result<(), End> {
         let now = Instant::now();
         self.last_sent[outgoing.partition.index()] = now;
         let bytes = outgoing.body.len();
@@ -617,13 +459,6 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             self.source.forget(upto).await?;
         }
         Ok(())
-    }
-}
-
-impl Pending {
-    fn new(table: usize, wanted: Option<Wanted>, chunk: Chunk) -> Pending {
-        let untouched = chunk.rows.iter().enumerate().map(|(index, row)| (row.pk.clone(), index)).collect();
-        Pending { table, wanted, chunk, untouched }
     }
 }
 
