@@ -213,7 +213,7 @@ impl Status<'_> {
             Ok(Some(Waiting::Log(log))) => json!({
                 "installed": true, "lineage": log.lineage.trim_end_matches(':'), "retained": log.slot.retained, "unconfirmed": log.slot.behind,
                 "wal_status": log.slot.wal_status, "lost": log.slot.lost, "active": log.slot.active.is_some(),
-                "reply_age_seconds": log.reply_age_seconds,
+                "reply_age_seconds": log.reply_age_seconds, "lag_ms": log.lag_ms,
             }),
             Ok(Some(Waiting::Changelog(waiting))) => json!({
                 "installed": true, "lineage": waiting.lineage, "waiting": waiting.rows, "newest": waiting.newest, "confirmed": waiting.forgotten,
@@ -266,7 +266,8 @@ fn write_log(text: &mut String, log: &postgres::Waiting) -> std::fmt::Result {
         (None, _) => "in use by nobody".to_owned(),
     };
     let lost = slot.lost.as_ref().map(|why| format!(", lost ({why}): the next publisher makes it anew")).unwrap_or_default();
-    writeln!(text, "source  {} of log kept for delivery, {} of it not confirmed", bytes(slot.retained), bytes(slot.behind))?;
+    let lag = log.lag_ms.map(|ms| format!("; what was confirmed last had waited {ms} ms")).unwrap_or_default();
+    writeln!(text, "source  {} of log kept for delivery, {} of it not confirmed{lag}", bytes(slot.retained), bytes(slot.behind))?;
     writeln!(text, "        slot {} ({}){lost}", used, slot.wal_status)?;
     writeln!(text, "        lineage {}", log.lineage.trim_end_matches(':'))
 }

@@ -81,6 +81,19 @@ async fn a_pipeline_on_postgresql_from_init_to_uninstall_with_the_documented_pri
     assert!(found["source"]["retained"].is_u64() && found["stops"] == serde_json::json!([]), "{found}");
     let shown = said(folder, &["status"]);
     assert!(ok(&shown).contains("of log kept for delivery"), "{}", shown.stdout);
+    let lag = until("a lag in time", DEADLINE, async || {
+        server.execute("UPDATE users SET name = name WHERE id = 7").unwrap();
+        status(folder)["source"]["lag_ms"].as_i64()
+    });
+    assert!((0..120_000).contains(&lag.await.unwrap()));
+    let tail = start(folder, "tail", "tail.log");
+    let seen = until("a change in the tail", DEADLINE, async || {
+        server.execute("UPDATE users SET name = 'Grace' WHERE id = 9").unwrap();
+        let text = std::fs::read_to_string(folder.join("tail.log")).unwrap_or_default();
+        text.contains("users:9").then_some(())
+    });
+    seen.await.unwrap();
+    end(tail).await;
     let row = said(folder, &["get", "users", "7"]);
     assert!(ok(&row).contains("agree       yes"), "{}", row.stdout);
     redis.query::<()>(&["SET", "users:7", "{}"]).await.unwrap();

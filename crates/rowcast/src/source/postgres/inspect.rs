@@ -37,6 +37,9 @@ pub struct Waiting {
     pub lineage: String,
     /// How long ago the slot was confirmed last, in seconds, if a publisher streams from it.
     pub reply_age_seconds: Option<i64>,
+    /// How long the newest part of the log that was confirmed had to wait for that, in ms (`flush_lag`); unknown on an idle server
+    /// and while no publisher streams.
+    pub lag_ms: Option<i64>,
 }
 
 /// Looks at a database and changes nothing.
@@ -68,15 +71,18 @@ pub async fn waiting(settings: &PostgresSettings) -> Result<Option<Waiting>, Err
     if install::publication(&mut connection, &settings.publication()).await.map_err(&explain)?.is_none() {
         return Ok(None);
     }
-    let sql =
-        "SELECT pg_current_wal_lsn() - '0/0', (SELECT extract(epoch FROM now() - reply_time)::bigint FROM pg_stat_replication WHERE pid = ";
-    let sql = format!("{sql}{})", slot.active.map_or("0".to_owned(), |pid| pid.to_string()));
+    let sql = format!(
+        "SELECT pg_current_wal_lsn() - '0/0', extract(epoch FROM now() - reply_time)::bigint, (extract(epoch FROM flush_lag) * 1000)::bigint \
+         FROM (SELECT) one LEFT JOIN pg_stat_replication ON pid = {}",
+        slot.active.unwrap_or(0)
+    );
     let rows = connection.query(&sql, PATIENCE).await.map_err(&explain)?;
     let row = rows.first().ok_or_else(|| Error::Busy("the server did not say where its log ends".to_owned()))?;
     let end = row.number(0).map_err(&explain)?;
-    let reply_age_seconds = row.maybe(1).map_err(&explain)?.and_then(|age| age.parse().ok());
+    let number = |index| row.maybe(index).map_err(&explain).map(|number| number.and_then(|number| number.parse().ok()));
+    let (reply_age_seconds, lag_ms) = (number(1)?, number(2)?);
     let lineage = lineage(settings, &mut connection).await?;
-    Ok(Some(Waiting { slot, end, lineage, reply_age_seconds }))
+    Ok(Some(Waiting { slot, end, lineage, reply_age_seconds, lag_ms }))
 }
 
 /// Whose history it is, but for what comes after the last colon. A standby that was promoted has another timeline.
