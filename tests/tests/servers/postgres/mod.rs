@@ -3,6 +3,7 @@
 
 mod chance;
 mod check;
+mod filters;
 mod held;
 mod history;
 mod messages;

@@ -1,5 +1,6 @@
 //! Ordinary connections at work: each is a task that answers one question after the other, so that the stream never waits for an answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::chunk::{ReadTable, Reading, Readout};
+use super::judge::{Evidence, Judge, Verdict};
 use super::schema::{self, Table};
 use super::visibility::Snapshot;
 use super::wire::{Connection, Fault, literal};
@@ -25,6 +27,8 @@ pub(super) enum Ask {
     Look,
     /// Reads rows.
     Read(Arc<ReadTable>, Reading),
+    /// What becomes of these rows, by table?
+    Judge(Vec<(usize, Arc<Judge>, Evidence)>),
 }
 
 /// An answer.
@@ -37,6 +41,8 @@ pub(super) enum Told {
     Read(Option<Readout>),
     /// The rows could not be read now; the server's words.
     NotNow(String),
+    /// The verdicts, by table in the order of the rows.
+    Judged(BTreeMap<usize, Vec<Verdict>>),
 }
 
 /// Which objects the questions are about.
@@ -89,12 +95,21 @@ async fn answer(
             Ask::Emit(content) => emit(&mut connection, &subject.prefix, &content).await.map(|()| Told::Emitted),
             Ask::Look => schema::read(&mut connection, &subject.publication, &subject.names).await.map(|(tables, _)| Told::Looked(tables)),
             Ask::Read(table, reading) => table.read(&mut connection, reading).await,
+            Ask::Judge(questions) => judge(&mut connection, questions).await.map(Told::Judged),
         };
         let over = answer.is_err();
         if told.send(answer).is_err() || over {
             return;
         }
     }
+}
+
+async fn judge(connection: &mut Connection, questions: Vec<(usize, Arc<Judge>, Evidence)>) -> Result<BTreeMap<usize, Vec<Verdict>>, Fault> {
+    let mut verdicts = BTreeMap::new();
+    for (table, judge, evidence) in questions {
+        verdicts.insert(table, judge.ask(connection, &evidence).await?);
+    }
+    Ok(verdicts)
 }
 
 /// What is visible now.

@@ -99,7 +99,7 @@ impl Session {
             let under_way = self.under_way.take().expect("a reading is under way until it has been answered");
             assert!(under_way.own.is_none(), "only what somebody has asked for begins after a bound");
             self.parts.stream.touched = None;
-            self.ready.push_back(Portion::NoKey { table: under_way.table });
+            self.outbox.push(Portion::NoKey { table: under_way.table });
             return;
         };
         let mark = self.write_mark();
@@ -129,6 +129,6 @@ impl Session {
             as_of: Position::START,
             read_us: readout.read_us,
         };
-        self.ready.push_back(Portion::Rows { table: under_way.table, chunk, answered, asked: under_way.own.is_none() });
+        self.outbox.push(Portion::Rows { table: under_way.table, chunk, answered, asked: under_way.own.is_none() });
     }
 }

@@ -147,6 +147,11 @@ impl RowReader {
         }
     }
 
+    /// Whether the column at this place is part of a key or of the row.
+    pub fn reads(&self, place: usize) -> bool {
+        self.row.reads(place) || self.primary_key.iter().chain(&self.template).any(|part| part.place == place)
+    }
+
     /// Whether the log tells primary key and template of a row that is gone: all their columns are in the identity.
     pub fn tells_old(&self, places: &[Place]) -> bool {
         self.primary_key.iter().chain(&self.template).all(|part| places.get(part.place).is_some_and(|place| place.in_identity))

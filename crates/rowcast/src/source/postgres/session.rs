@@ -11,6 +11,8 @@ use super::super::{Error, Portion};
 use super::chunk::{ReadTable, Reading};
 use super::desk::{Ask, Desk, Told};
 use super::feed::Feed;
+use super::judge::{Evidence, Judge};
+use super::outbox::Outbox;
 use super::readings::{State, UnderWay};
 use super::record::{self, Keeping, Mark};
 use super::schema::{Membership, Table};
@@ -45,6 +47,10 @@ pub(super) struct Parts {
     pub aside: Desk,
     /// For rows.
     pub reader: Desk,
+    /// For verdicts on rows, where any table needs them.
+    pub judge: Option<Desk>,
+    /// By table, who says what the log does not tell of its rows.
+    pub judges: Vec<Option<Arc<Judge>>>,
     pub told: mpsc::UnboundedReceiver<Result<Told, Fault>>,
     pub facts: Vec<Option<Table>>,
     pub read_tables: Vec<Arc<ReadTable>>,
@@ -59,7 +65,7 @@ pub(super) struct Parts {
 pub(super) struct Session {
     pub(super) parts: Parts,
     pub(super) frames: VecDeque<Frame>,
-    pub(super) ready: VecDeque<Portion>,
+    pub(super) outbox: Outbox,
     /// Up to where portions were handed out.
     pub(super) flushed: Position,
     pub(super) keeping: Keeping,
@@ -102,7 +108,7 @@ impl Session {
         let mut session = Session {
             parts,
             frames: VecDeque::new(),
-            ready: VecDeque::new(),
+            outbox: Outbox::default(),
             flushed,
             keeping,
             under_way: None,
@@ -132,14 +138,14 @@ impl Session {
     /// The next portion. Cancel safe: whatever has arrived stays here.
     pub async fn next(&mut self) -> Result<Portion, Error> {
         loop {
-            if let Some(portion) = self.ready.pop_front() {
-                return Ok(portion);
-            }
             while let Ok(told) = self.parts.told.try_recv() {
                 self.on_told(told)?;
             }
+            if let Some(portion) = self.outbox.pop() {
+                return Ok(portion);
+            }
             self.work();
-            if self.strange.is_none() {
+            if self.strange.is_none() && self.outbox.has_room() {
                 if self.take_frames()? {
                     continue;
                 }
@@ -175,7 +181,7 @@ impl Session {
     /// Takes in what has arrived, until there is a portion. Returns whether there was anything.
     fn take_frames(&mut self) -> Result<bool, Error> {
         let mut any = false;
-        while self.ready.is_empty() && self.strange.is_none() {
+        while !self.outbox.is_ready() && self.outbox.has_room() && self.strange.is_none() {
             let Some(frame) = self.frames.pop_front() else { break };
             any = true;
             match frame {
@@ -223,7 +229,7 @@ impl Session {
         let due = self.last_record.is_none_or(|last| last.elapsed() >= RECORD_EVERY && (self.dirty || behind));
         if due {
             let mark = Mark { xid: committed.xid, committed_us: committed.committed_us };
-            self.ready.push_back(Portion::Record(record::record(&self.parts.lineage, committed.commit, &mark)));
+            self.outbox.push(Portion::Record(record::record(&self.parts.lineage, committed.commit, &mark)));
             self.keeping.published(committed.commit, committed.end);
             self.record_end = committed.end;
             self.last_record = Some(Instant::now());
@@ -244,18 +250,29 @@ impl Session {
     /// Hands out what there is, up to `to`.
     fn hand_out(&mut self, to: Position) {
         for (table, since) in std::mem::take(&mut self.parts.stream.resyncs) {
-            self.ready.push_back(Portion::Resync { table });
+            self.outbox.push(Portion::Resync { table });
             if let Some(since) = since {
                 // Whatever lies beyond what was handed out so far is forgotten only after the request is published.
                 self.keeping.hold(since, self.flushed.0 + 1);
             }
         }
-        let changes = self.parts.stream.take_changes();
+        let (changes, docket) = self.parts.stream.take_changes();
         if changes.is_empty() && to <= self.flushed {
             return;
         }
         self.flushed = to;
-        self.ready.push_back(Portion::Changes { changes, to, complete: self.parts.stream.between() });
+        let complete = self.parts.stream.between();
+        if docket.is_empty() {
+            self.outbox.push(Portion::Changes { changes, to, complete });
+            return;
+        }
+        let question = |(table, evidence): (usize, Evidence)| {
+            let judge = self.parts.judges[table].as_ref().expect("only rows of tables that have a judge wait for verdicts");
+            (table, Arc::clone(judge), evidence)
+        };
+        let questions = docket.evidence.into_iter().map(question).collect();
+        self.parts.judge.as_ref().expect("where there is a judge there is a connection for it").ask(Ask::Judge(questions));
+        self.outbox.push_unjudged(changes, docket.cases, to, complete);
     }
 
     fn on_strange(&mut self, table: usize) {
@@ -272,6 +289,10 @@ impl Session {
             Told::Emitted => {}
             Told::Looked(facts) => self.on_look(&facts)?,
             Told::Read(readout) => self.on_readout(readout),
+            Told::Judged(verdicts) => {
+                let untold = self.outbox.judged(verdicts);
+                self.parts.stream.want_all(untold);
+            }
             Told::NotNow(why) => {
                 tracing::info!("{why}; trying again");
                 self.next_look = Instant::now();
