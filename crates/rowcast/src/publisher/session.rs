@@ -70,7 +70,8 @@ pub(super) struct Session<'p, S, L> {
     /// The newest message's.
     last_ticket: Ticket,
     pending: Option<Pending>,
-    awaited: Option<Awaited>,
+    /// By table, what the source has put off.
+    awaited: BTreeMap<usize, Awaited>,
     /// Up to where the stream has been read, and whether a read ends there.
     position: Position,
     complete: bool,
@@ -134,7 +135,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             answered: VecDeque::new(),
             last_ticket: Ticket(0),
             pending: None,
-            awaited: None,
+            awaited: BTreeMap::new(),
             position: start.from,
             complete: true,
             complete_to: start.from,
@@ -313,12 +314,12 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                 Ok(())
             }
             Portion::Rows { table, chunk, answered, asked: true } => {
-                let awaited = self.awaited.take().expect("a source answers what it was asked");
+                let awaited = self.awaited.remove(&table).expect("a source answers what it was asked");
                 self.on_rows(table, chunk, answered, awaited).await
             }
             Portion::Rows { table, chunk, asked: false, .. } => self.send_rows(&Pending::new(table, None, chunk)).await,
-            Portion::NoKey { .. } => {
-                let awaited = self.awaited.take().expect("a source answers what it was asked");
+            Portion::NoKey { table } => {
+                let awaited = self.awaited.remove(&table).expect("a source answers what it was asked");
                 let wanted = awaited.wanted.expect("rows that are asked for singly begin after nothing");
                 self.begin_resync_anew(&wanted);
                 Ok(())
@@ -352,7 +353,9 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
     fn rows_sent(&mut self, pending: &Pending) {
         match &pending.wanted {
             Some(wanted) => self.askings.sent(wanted, pending.chunk.upto.as_ref(), pending.chunk.last),
-            None if self.singles.is_empty() => self.answered.extend(self.row_requests.drain(..).map(|number| (self.last_ticket, number))),
+            None if self.singles.is_empty() && self.awaited.values().all(|awaited| awaited.wanted.is_some()) => {
+                self.answered.extend(self.row_requests.drain(..).map(|number| (self.last_ticket, number)))
+            }
             None => {}
         }
     }
@@ -453,10 +456,11 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             self.rows_sent(&pending);
             return Ok(true);
         }
-        if self.pending.is_some() || self.awaited.is_some() {
+        if self.pending.is_some() || self.awaited.len() >= self.source.readings_max() {
             return Ok(false);
         }
-        if let Some((table, mut pks)) = self.singles.pop_first() {
+        if let Some(&table) = self.singles.keys().find(|table| !self.awaited.contains_key(table)) {
+            let mut pks = self.singles.remove(&table).expect("it was just found");
             match self.source.rows(table, pks.make_contiguous(), self.settings.chunk).await? {
                 ReadRows::Now(chunk, read) => {
                     pks.drain(..read);
@@ -465,15 +469,16 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                     }
                     self.pending = Some(Pending::new(table, None, chunk));
                 }
-                ReadRows::Later => self.awaited = Some(Awaited { wanted: None, pks }),
+                ReadRows::Later => drop(self.awaited.insert(table, Awaited { wanted: None, pks })),
             }
             return Ok(true);
         }
-        if let Some(wanted) = self.askings.next() {
+        let free = |table: &Table| self.table(table).is_some_and(|table| !self.awaited.contains_key(&table));
+        if let Some(wanted) = self.askings.next(free) {
             let table = self.table(&wanted.table).expect("only askings of mapped tables are noted");
             match self.source.chunk(table, wanted.after.as_ref(), self.settings.chunk).await? {
                 Read::Now(chunk) => self.pending = Some(Pending::new(table, Some(wanted), chunk)),
-                Read::Later => self.awaited = Some(Awaited { wanted: Some(wanted), pks: VecDeque::new() }),
+                Read::Later => drop(self.awaited.insert(table, Awaited { wanted: Some(wanted), pks: VecDeque::new() })),
                 Read::NoKey => self.begin_resync_anew(&wanted),
             }
             return Ok(true);

@@ -3,6 +3,7 @@
 
 mod chance;
 mod check;
+mod encodings;
 mod filters;
 mod held;
 mod history;
@@ -11,6 +12,7 @@ mod oracle;
 mod pipeline;
 mod scalars;
 mod settings;
+mod several;
 mod shapes;
 mod slice;
 mod statements;

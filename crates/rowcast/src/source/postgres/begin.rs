@@ -31,6 +31,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a server that says nothing is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How many connections read rows at once, each of another table.
+pub(super) const READERS_MAX: usize = 3;
 /// How long the server is waited for that is to let go of the slot in an orderly way.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -52,7 +54,6 @@ pub(super) async fn begin(
     known: &mut Known,
 ) -> Result<(Session, Start), Error> {
     let mut aside = settings.connect("connecting").await?;
-    let mut reader = settings.connect("connecting").await?;
     server_fits(&mut aside, settings).await?;
     let mut notes = Vec::new();
     let (prepared, _) = prepare(&mut aside, settings, known.before, &mut notes).await?;
@@ -82,7 +83,11 @@ pub(super) async fn begin(
         schema::read(&mut aside, &settings.publication(), &settings.names()).await.map_err(settings.explain("reading the catalogue"))?;
     // What was just published is a part of what the tables are.
     let (tables, catalogue) = prepare(&mut aside, settings, known.before, &mut notes).await?;
-    let judge = judging(settings, &tables, &mut reader).await?;
+    let mut readers = Vec::new();
+    for _ in 0..tables.len().clamp(1, READERS_MAX) {
+        readers.push(settings.connect("connecting").await?);
+    }
+    let judge = judging(settings, &tables, &mut readers).await?;
     let barrier = barrier(&mut aside, settings, &tables, &slot, known).await?;
 
     let (replication, identity) = replication(settings).await?;
@@ -119,7 +124,7 @@ pub(super) async fn begin(
         aside: Desk::start(aside, subject.clone(), sender.clone()),
         judge: judge.map(|connection| Desk::start(connection, subject.clone(), sender.clone())),
         judges,
-        reader: Desk::start(reader, subject, sender),
+        readers: readers.into_iter().map(|connection| Desk::start(connection, subject.clone(), sender.clone())).collect(),
         told,
         facts,
         read_tables,
@@ -153,15 +158,15 @@ async fn prepare(
     }
 }
 
-/// A connection that knows what to ask about rows, where any table needs it. The one that reads rows is told too.
-async fn judging(settings: &PostgresSettings, tables: &[Prepared], reader: &mut Connection) -> Result<Option<Connection>, Error> {
+/// A connection that knows what to ask about rows, where any table needs it. Those that read rows are told too.
+async fn judging(settings: &PostgresSettings, tables: &[Prepared], readers: &mut [Connection]) -> Result<Option<Connection>, Error> {
     let judges = || tables.iter().filter_map(|prepared| prepared.judge.as_deref());
     if judges().next().is_none() {
         return Ok(None);
     }
     let mut connection = settings.connect("connecting").await?;
     for judge in judges() {
-        for connection in [&mut connection, &mut *reader] {
+        for connection in readers.iter_mut().chain([&mut connection]) {
             // What is wrong with the table the next session finds out.
             let prepared = judge.prepare(connection).await.map_err(Fault::passing);
             prepared.map_err(settings.explain("preparing to judge rows"))?;

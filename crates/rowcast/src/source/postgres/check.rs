@@ -66,9 +66,12 @@ async fn look(connection: &mut Connection, settings: &PostgresSettings) -> Resul
         };
         match table.resolve(configured) {
             Ok(resolved) => {
-                match Judge::appoint(connection, &table, &resolved, configured.filter.as_deref()).await? {
-                    Ok(_) => {}
-                    Err(Misfit { setting, text }) => found.push(Finding::of_sentence(Grade::Stops, &text).about(index, setting)),
+                // A standby, which is refused as it is, makes no temporary table.
+                if !facts.in_recovery
+                    && let Err(Misfit { setting, text }) =
+                        Judge::appoint(connection, &table, &resolved, configured.filter.as_deref()).await?
+                {
+                    found.push(Finding::of_sentence(Grade::Stops, &text).about(index, setting));
                 }
                 mapped.push((index, table, resolved));
             }

@@ -2,17 +2,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
 use super::super::{ChunkLimits, ReadRow};
-use super::desk::Told;
+use super::desk::Outcome;
 use super::filter::free_name;
 use super::install::Prepared;
 use super::judge::{Evidence, Judge, Verdict, is_of_values};
 use super::row::Cell;
-use super::rows::{Nameless, Place, RowReader};
+use super::rows::{Nameless, Place, RowReader, bytes_of};
 use super::types::Catalogue;
 use super::visibility::Snapshot;
 use super::wire::{Answer, Connection, Fault, ServerError, code, literal, quoted};
@@ -22,8 +22,12 @@ use crate::change::{Bound, Image, KeyValue};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long somebody's exclusive lock on the table is waited for; the stream goes on meanwhile.
 const LOCK_PATIENCE: &str = "5s";
+/// How long the rows of a chunk may take, more or less; a snapshot that lasts keeps the server from cleaning up.
+const CHUNK_TIME: Duration = Duration::from_secs(1);
 /// How many rows are fetched first, before it is known how long they are.
 const FIRST_ROWS: usize = 64;
+/// How many times as many are fetched next.
+const GROWTH: usize = 8;
 
 /// What is to be read.
 #[derive(Clone, Debug)]
@@ -152,7 +156,7 @@ impl ReadTable {
     }
 
     /// Reads. What the server refuses because the table is locked, or is not what it was, is no fault of the connection.
-    pub async fn read(&self, connection: &mut Connection, reading: Reading) -> Result<Told, Fault> {
+    pub async fn read(&self, connection: &mut Connection, reading: Reading) -> Result<Outcome, Fault> {
         let read = match &reading.wanted {
             Wanted::After(after) => match self.condition(after.as_ref()) {
                 Some(condition) => self.read_chunk(connection, after.clone(), &condition, reading.limits).await.map(Some),
@@ -161,7 +165,7 @@ impl ReadTable {
             Wanted::Rows(pks) => self.read_rows(connection, pks, reading.limits).await.map(Some),
         };
         match read {
-            Ok(None) => Ok(Told::Read(None)),
+            Ok(None) => Ok(Outcome::NoKey),
             Ok(Some((mut readout, unjudged))) => {
                 connection.query("COMMIT", PATIENCE).await?;
                 if let (Some(filtering), Some(unjudged)) = (&self.filtering, unjudged) {
@@ -169,12 +173,12 @@ impl ReadTable {
                     let names_unmatched = filtering.names_unmatched || matches!(reading.wanted, Wanted::Rows(_));
                     filtering.settle(&mut readout.rows, &unjudged.rows, verdicts, names_unmatched);
                 }
-                Ok(Told::Read(Some(readout)))
+                Ok(Outcome::Rows(readout))
             }
             Err(Fault::Refused(error)) => {
                 connection.query("ROLLBACK", PATIENCE).await?;
                 if refuses_value(&error) && self.refuses_bound(connection, &reading.wanted).await? {
-                    return Ok(Told::Read(None));
+                    return Ok(Outcome::NoKey);
                 }
                 let passing = matches!(
                     error.code.as_str(),
@@ -184,7 +188,7 @@ impl ReadTable {
                         | code::UNDEFINED_COLUMN
                         | code::UNDEFINED_OBJECT
                 );
-                if passing { Ok(Told::NotNow(format!("reading rows of {}: {error}", self.name))) } else { Err(Fault::Refused(error)) }
+                if passing { Ok(Outcome::NotNow(format!("reading rows of {}: {error}", self.name))) } else { Err(Fault::Refused(error)) }
             }
             Err(fault) => Err(fault),
         }
@@ -256,6 +260,7 @@ impl ReadTable {
         let begin =
             format!("{}; DECLARE rowcast NO SCROLL CURSOR FOR {select}; FETCH {} FROM rowcast", self.begin(), FIRST_ROWS.min(wanted + 1));
         let mut answers = VecDeque::from(connection.query(&begin, PATIENCE).await?);
+        let begun = Instant::now();
         let mut readout = readout(answers.pop_front(), after)?;
         let mut reader = self.reader.clone();
         let (mut read, mut bytes, mut asked) = (0, 0, FIRST_ROWS.min(wanted + 1));
@@ -286,9 +291,13 @@ impl ReadTable {
             if got < asked || read > wanted {
                 return Ok(readout);
             }
-            // As many as may fit, going by the length of the rows so far.
+            if begun.elapsed() >= CHUNK_TIME {
+                readout.last = false;
+                return Ok(readout);
+            }
+            // As many as may fit, going by the length of the rows so far, and not many more than before, for nobody knows how long they take.
             let fitting = limits.bytes.saturating_sub(bytes) * read / bytes.max(1) + 1;
-            asked = fitting.min(wanted + 1 - read).max(1);
+            asked = fitting.min(wanted + 1 - read).min(GROWTH * asked).max(1);
             answers = VecDeque::from(connection.query(&format!("FETCH {asked} FROM rowcast"), PATIENCE).await?);
         }
     }
@@ -380,25 +389,25 @@ impl ReadTable {
 
     /// A bound's values as SQL writes them, if it is made of the primary key's columns.
     fn bound(&self, after: &Bound) -> Option<String> {
-        let values: Vec<(String, String)> =
-            ordered(&after.0, |value| serde_json::from_str(value.get()).ok().filter(|text: &String| sayable(text)))?;
+        let values: Vec<(String, String)> = ordered(&after.0, |value| quoted_text(value.get()))?;
         let known = values.iter().map(|(name, _)| name).eq(&self.key_names);
         let values: Vec<String> = values.into_iter().map(|(_, value)| value).collect();
         known.then(|| self.literals(&values))
     }
 
+    /// These texts, as SQL writes them, in the key's types.
     fn literals(&self, values: &[String]) -> String {
-        let typed = |(value, (_, declared)): (&String, &(String, String))| format!("{}::{declared}", literal(value));
+        let typed = |(value, (_, declared)): (&String, &(String, String))| format!("{value}::{declared}");
         values.iter().zip(&self.key).map(typed).collect::<Vec<_>>().join(",")
     }
 
-    /// The server's text of each column of a primary key that stands as a JSON object.
+    /// The server's text of each column of a primary key that stands as a JSON object, as SQL writes it.
     fn values_of_pk(&self, pk: &str) -> Option<Vec<String>> {
         let text = |value: &RawValue| match value.get() {
             "null" => None,
-            text if text.starts_with(['{', '[']) => None,
-            text if text.starts_with('"') => serde_json::from_str(text).ok().filter(|text: &String| sayable(text)),
-            text => Some(text.to_owned()),
+            text if text.starts_with(['{', '"']) => quoted_text(text),
+            text if text.starts_with('[') => None,
+            text => Some(literal(text)),
         };
         let values = ordered(pk, text)?;
         let of = |name: &String| values.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
@@ -478,9 +487,12 @@ fn nameless(nameless: Nameless) -> Fault {
     Fault::Hopeless(why)
 }
 
-/// Whether a text can be part of a statement, which ends at a null character.
-fn sayable(text: &str) -> bool {
-    !text.contains('\0')
+/// As SQL writes it, a text that stands in quotes, or bytes that are none. A statement ends at a null character, so that none can be said.
+fn quoted_text(json: &str) -> Option<String> {
+    if let Some(digits) = bytes_of(json) {
+        return Some(format!("convert_from('\\x{digits}'::bytea, 'SQL_ASCII')"));
+    }
+    serde_json::from_str(json).ok().filter(|text: &String| !text.contains('\0')).map(|text| literal(&text))
 }
 
 /// Whether the server refuses a value: its type does not take it, or a check of its domain does not.

@@ -25,8 +25,8 @@ pub(super) enum Ask {
     Emit(String),
     /// What does the catalogue say of the tables?
     Look,
-    /// Reads rows.
-    Read(Arc<ReadTable>, Reading),
+    /// Reads rows, for the reading with this number.
+    Read(u64, Arc<ReadTable>, Reading),
     /// What becomes of these rows, by table?
     Judge(Vec<(usize, Arc<Judge>, Evidence)>),
 }
@@ -37,12 +37,21 @@ pub(super) enum Told {
     Snapshot(Snapshot),
     Emitted,
     Looked(Vec<Option<Table>>),
-    /// `None` where what the reading begins after is no key of the table.
-    Read(Option<Readout>),
-    /// The rows could not be read now; the server's words.
-    NotNow(String),
+    /// What became of the reading with this number.
+    Read(u64, Outcome),
     /// The verdicts, by table in the order of the rows.
     Judged(BTreeMap<usize, Vec<Verdict>>),
+}
+
+/// What becomes of a reading.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// These are the rows.
+    Rows(Readout),
+    /// What it was to begin after is no key of the table.
+    NoKey,
+    /// The rows could not be read now; the server's words.
+    NotNow(String),
 }
 
 /// Which objects the questions are about.
@@ -94,7 +103,7 @@ async fn answer(
             Ask::Snapshot => snapshot(&mut connection).await.map(Told::Snapshot),
             Ask::Emit(content) => emit(&mut connection, &subject.prefix, &content).await.map(|()| Told::Emitted),
             Ask::Look => schema::read(&mut connection, &subject.publication, &subject.names).await.map(|(tables, _)| Told::Looked(tables)),
-            Ask::Read(table, reading) => table.read(&mut connection, reading).await,
+            Ask::Read(number, table, reading) => table.read(&mut connection, reading).await.map(|outcome| Told::Read(number, outcome)),
             Ask::Judge(questions) => judge(&mut connection, questions).await.map(Told::Judged),
         };
         let over = answer.is_err();

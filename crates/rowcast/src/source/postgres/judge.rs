@@ -230,7 +230,7 @@ impl Judge {
     pub async fn ask(&self, connection: &mut Connection, evidence: &Evidence) -> Result<Vec<Verdict>, Fault> {
         let mut verdicts = Vec::with_capacity(evidence.rows);
         // Halves that are to be asked about, the first one last.
-        let mut left = vec![0..evidence.rows];
+        let mut left: Vec<Range<usize>> = std::iter::once(0..evidence.rows).collect();
         while let Some(rows) = left.pop() {
             if rows.is_empty() {
                 continue;

@@ -155,6 +155,10 @@ impl Source for PostgresSource {
         self.session()?.read_after(table, after, limits)
     }
 
+    fn readings_max(&self) -> usize {
+        begin::READERS_MAX
+    }
+
     async fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> Result<ReadRows, Error> {
         self.session()?.read_rows(table, pks, limits);
         Ok(ReadRows::Later)

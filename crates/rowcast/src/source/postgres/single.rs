@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::{ChunkLimits, SingleRow, SingleRowError};
 use super::chunk::{ReadTable, Reading, Wanted};
-use super::desk::Told;
+use super::desk::Outcome;
 use super::inspect::lineage;
 use super::install::Prepared;
 use super::judge::Judge;
@@ -40,9 +40,9 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
     let Prepared { table: found, mapped, .. } = prepared;
     let reading = Reading { wanted: Wanted::Rows(vec![pk.clone()]), limits: ChunkLimits { rows: 1, bytes: usize::MAX } };
     let readout = match read_table.read(&mut connection, reading).await.map_err(&explain)? {
-        Told::Read(Some(readout)) => readout,
-        Told::NotNow(why) => return Err(Error::Busy(why).into()),
-        _ => return Err(Error::Busy("the row was not read".to_owned()).into()),
+        Outcome::Rows(readout) => readout,
+        Outcome::NotNow(why) => return Err(Error::Busy(why).into()),
+        Outcome::NoKey => unreachable!("a row that is found by its key is read after no bound"),
     };
     // Whatever the row holds was written before here.
     let end = connection.query("SELECT pg_current_wal_insert_lsn() - '0/0'", PATIENCE).await.map_err(&explain)?;

@@ -119,8 +119,8 @@ pub(super) struct Stream {
     /// Everything before this was told.
     position: Position,
     pub unseen: Unseen,
-    /// Set while rows are being read.
-    pub touched: Option<Touched>,
+    /// What is touched while rows are being read, by the number of the reading.
+    pub touched: BTreeMap<u64, Touched>,
     singles: Singles,
     /// Tables that must be read anew as a whole, with the commit record of the oldest transaction before here that needs it.
     pub resyncs: BTreeMap<usize, Option<u64>>,
@@ -147,7 +147,7 @@ impl Stream {
             open: None,
             position: from,
             unseen: Unseen::default(),
-            touched: None,
+            touched: BTreeMap::new(),
             singles: Singles::default(),
             resyncs: BTreeMap::new(),
             changes: Vec::new(),
@@ -421,7 +421,7 @@ impl Stream {
     fn truncate(&mut self, relation: u32) {
         let Some(&table) = self.leaves.get(&relation) else { return };
         let open = self.open.as_ref().expect("the server tells changes within transactions only");
-        if let Some(touched) = &mut self.touched {
+        for touched in self.touched.values_mut() {
             touched.all(open.xid, table);
         }
         // What waits to be read singly is gone; what comes after is told or asked for again.
@@ -444,7 +444,7 @@ impl Stream {
     fn present(&mut self, table: usize, op: Op, pk: String, told: Told) {
         let deferred = self.tables[table].deferred;
         let open = self.open.as_mut().expect("the server tells changes within transactions only");
-        if let Some(touched) = &mut self.touched {
+        for touched in self.touched.values_mut() {
             touched.row(open.xid, table, &pk);
         }
         let key = match &told {
@@ -480,7 +480,7 @@ impl Stream {
     fn absent(&mut self, table: usize, pk: String, key: Result<Vec<KeyValue>, String>) {
         let deferred = self.tables[table].deferred;
         let open = self.open.as_mut().expect("the server tells changes within transactions only");
-        if let Some(touched) = &mut self.touched {
+        for touched in self.touched.values_mut() {
             touched.row(open.xid, table, &pk);
         }
         let image = match key {
