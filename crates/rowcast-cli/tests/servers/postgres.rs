@@ -44,7 +44,7 @@ async fn a_pipeline_on_postgresql_from_init_to_uninstall_with_the_documented_pri
     assert_ne!(with(""), text);
     std::fs::write(&path, with("born > now()")).unwrap();
     let wrong = said(folder, &["check"]);
-    assert_eq!(wrong.code, Some(1), "{}", wrong.stdout);
+    assert_eq!(wrong.code, Some(2), "{}", wrong.stdout);
     assert!(
         wrong.stdout.contains("`where` has a result that may change by itself") && wrong.stdout.contains("where = \"born > now()\""),
         "{}",

@@ -176,6 +176,30 @@ async fn rows_come_and_go_with_their_filter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_value_that_an_update_leaves_alone_is_read_for_rows_that_match_alone() {
+    let server = PostgresServer::start().unwrap();
+    server
+        .execute(
+            "CREATE TABLE t(id int PRIMARY KEY, n int, body text); ALTER TABLE t ALTER body SET STORAGE EXTERNAL;
+             INSERT INTO t SELECT i, i % 3, repeat('x', 9000) FROM generate_series(1, 30) i",
+        )
+        .unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![filtered("t", "n = 1")]).await;
+    pipeline.start();
+    let wanted = matching("t", "n = 1");
+    pipeline.agree(&server, &wanted).await;
+    for statement in [
+        "UPDATE t SET n = (n + 1) % 3",
+        "UPDATE t SET n = 1 WHERE id < 20; UPDATE t SET n = 2 WHERE id = 5; UPDATE t SET id = -id WHERE id BETWEEN 10 AND 12",
+        "UPDATE t SET n = 1; TRUNCATE t; INSERT INTO t VALUES (7, 1, repeat('y', 9000)), (8, 0, '')",
+        "BEGIN; UPDATE t SET n = 1; UPDATE t SET body = 'short' WHERE id = 7; DELETE FROM t WHERE id = 8; COMMIT",
+    ] {
+        server.execute(statement).unwrap();
+        pipeline.agree(&server, &wanted).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_the_filter_cannot_bear_is_set_aside_alone_and_comes_back_mended() {
     let server = PostgresServer::start().unwrap();
     server

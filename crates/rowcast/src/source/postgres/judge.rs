@@ -172,6 +172,16 @@ impl Judge {
         }
     }
 
+    /// The same for a filter that was tried out before: it costs nothing to assume that every column is in it, for a few rows, and nothing is
+    /// written.
+    pub fn familiar(table: &Table, mapped: &MappedTable, filter: Option<&str>) -> Result<Option<Judge>, Misfit> {
+        let wrong = |why| Misfit { setting: Setting::Where, text: format!("table {}: `where` {why}", table.name) };
+        let text = filter.map(filter::expression).transpose().map_err(wrong)?;
+        let inputs = || table.columns.iter().map(|column| column.name.clone()).collect();
+        let filter = text.map(|text| Filter { text, inputs: inputs() });
+        Ok(Judge::new(table, mapped, filter.as_ref()))
+    }
+
     fn new(table: &Table, mapped: &MappedTable, filter: Option<&Filter>) -> Option<Judge> {
         let computed: Vec<String> = mapped.columns.iter().filter(|name| table.generated(name).is_some()).cloned().collect();
         if computed.is_empty() && filter.is_none() {
@@ -244,6 +254,10 @@ impl Judge {
                     if !late && !is_of_values(&error) {
                         // The expressions were tried out: what is wrong with the table the next session finds out.
                         return Err(Fault::Lost(format!("judging rows of {}: {error}", self.table)));
+                    }
+                    if late {
+                        let (rows, limit) = (rows.len(), LIMIT.as_secs());
+                        tracing::warn!(table = self.table, rows, "the server took more than {limit} s to judge rows of the log");
                     }
                     if rows.len() > 1 {
                         let middle = rows.start + rows.len() / 2;
