@@ -28,7 +28,7 @@ async fn a_pipeline_on_postgresql_from_init_to_uninstall_with_the_documented_pri
              INSERT INTO users SELECT i, 'user ' || i, date '2000-01-01' + i FROM generate_series(1, 3000) i",
         )
         .unwrap();
-    server.execute(&least_privileges()).unwrap();
+    server.execute(&format!("REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC; {}", least_privileges())).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let url = server.url_as("rowcast", "hunter2", "postgres");
@@ -40,7 +40,17 @@ async fn a_pipeline_on_postgresql_from_init_to_uninstall_with_the_documented_pri
     assert!(!text.contains("hunter2") && text.contains("${PGPASSWORD}"), "{text}");
     let text =
         text.replace("${PGPASSWORD}", "hunter2").replace("amqp://localhost", &rabbit.url()).replace("redis://localhost", &redis.url());
-    std::fs::write(&path, text).unwrap();
+    let with = |filter: &str| text.replace("name = \"users\"", &format!("name = \"users\"\nwhere = \"{filter}\""));
+    assert_ne!(with(""), text);
+    std::fs::write(&path, with("born > now()")).unwrap();
+    let wrong = said(folder, &["check"]);
+    assert_eq!(wrong.code, Some(2), "{}", wrong.stdout);
+    assert!(
+        wrong.stdout.contains("`where` has a result that may change by itself") && wrong.stdout.contains("where = \"born > now()\""),
+        "{}",
+        wrong.stdout
+    );
+    std::fs::write(&path, with("born IS NOT NULL OR id < 0")).unwrap();
 
     let before = said(folder, &["check"]);
     assert_eq!(before.code, Some(1), "{}", before.stdout);
@@ -64,10 +74,14 @@ async fn a_pipeline_on_postgresql_from_init_to_uninstall_with_the_documented_pri
     };
     value("users:3000", Some(r#"{"id":3000,"name":"user 3000","born":"2008-03-19"}"#)).await;
     server
-        .execute("UPDATE users SET name = 'Ada' WHERE id = 7; DELETE FROM users WHERE id = 8; INSERT INTO users VALUES (-1, 'new', NULL)")
+        .execute(
+            "UPDATE users SET name = 'Ada' WHERE id = 7; DELETE FROM users WHERE id = 8; INSERT INTO users VALUES (-1, 'new', NULL);
+             UPDATE users SET born = NULL WHERE id = 9",
+        )
         .unwrap();
     value("users:7", Some(r#"{"id":7,"name":"Ada","born":"2000-01-08"}"#)).await;
     value("users:8", None).await;
+    value("users:9", None).await;
     value("users:-1", Some(r#"{"id":-1,"name":"new","born":null}"#)).await;
 
     let settled = until("all partitions to settle", DEADLINE, async || {

@@ -13,8 +13,8 @@ use crate::broker::rabbitmq::{QueueType, RabbitSettings};
 use crate::cache::redis::RedisSettings;
 use crate::mapping::{ColumnType, OnChange, Shape, TableSettings, Template, Ttl};
 use crate::source::SourceSettings;
-use crate::source::postgres::{PostgresSettings, Server};
-use crate::source::sqlite::{Capture, SqliteSettings, filter_expression};
+use crate::source::postgres::{self, PostgresSettings, Server};
+use crate::source::sqlite::{self, Capture, SqliteSettings};
 
 /// Enough for every pipeline: each partition has a queue and a worker of its own.
 const PARTITIONS_MAX: i64 = 1024;
@@ -33,6 +33,9 @@ pub(super) const KEYS: [(&str, &[&str]); 5] = [
     ("cache", &["url"]),
     ("table", &["name", "key", "value", "columns", "where", "ttl", "on_change"]),
 ];
+
+/// Takes a filter in the words of a database; the error goes on after "`where`".
+type Expression = fn(&str) -> Result<String, String>;
 
 fn known(section: &str) -> &'static [&'static str] {
     KEYS.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
@@ -75,7 +78,13 @@ impl<'d> Reader<'d> {
         let source = self.source();
         let broker = self.broker(&pipeline);
         let cache = self.cache(&pipeline);
-        let (tables, places) = self.tables().into_iter().unzip();
+        let expression: Expression = match &source {
+            Some((Database::Sqlite(_), _)) => sqlite::filter_expression,
+            Some((Database::Postgres(_), _)) => postgres::filter_expression,
+            // Whose words it is in is not known.
+            None => |text| Ok(text.to_owned()),
+        };
+        let (tables, places) = self.tables(expression).into_iter().unzip();
         let (partitions, broker) = broker?;
         let name = name?;
         let source = match source? {
@@ -180,7 +189,7 @@ impl<'d> Reader<'d> {
         }
     }
 
-    fn tables(&mut self) -> Vec<(TableSettings, TablePlaces)> {
+    fn tables(&mut self, expression: Expression) -> Vec<(TableSettings, TablePlaces)> {
         let Some(value) = self.root.get("table") else {
             self.document.missing("no table is named; write for instance\n\n[[table]]\nname = \"users\"".to_owned());
             return Vec::new();
@@ -198,7 +207,7 @@ impl<'d> Reader<'d> {
         };
         let mut tables: Vec<(TableSettings, TablePlaces)> = Vec::new();
         for element in elements.iter() {
-            if let Some((name, table)) = self.table(element) {
+            if let Some((name, table)) = self.table(element, expression) {
                 if tables.iter().any(|(other, _)| other.name.eq_ignore_ascii_case(&table.name)) {
                     self.document.wrong(name.span.clone(), format!("the table {} is already there; name each table once", name.shown()));
                 }
@@ -209,7 +218,7 @@ impl<'d> Reader<'d> {
         tables
     }
 
-    fn table(&mut self, element: &'d Spanned<DeValue<'d>>) -> Option<(Text, TableSettings)> {
+    fn table(&mut self, element: &'d Spanned<DeValue<'d>>, expression: Expression) -> Option<(Text, TableSettings)> {
         let DeValue::Table(table) = element.get_ref() else {
             self.document.wrong_type("table", element, "written [[table]]");
             return None;
@@ -225,7 +234,7 @@ impl<'d> Reader<'d> {
             }
         }
         let columns = self.columns(&section);
-        let filter = self.filter(&section);
+        let filter = self.filter(&section, expression);
         let ttl = self.ttl(&section);
         let on_change = self.choice(&section, "on_change", &OnChange::WORDS, OnChange::Write);
         let name = self.document.required(&section, "name", r#"name = "users""#, self.environment)?;
@@ -239,12 +248,12 @@ impl<'d> Reader<'d> {
     }
 
     /// The filter's expression; which columns there are only the database knows. The outer `None` stands for a finding.
-    fn filter(&mut self, section: &Section<'d>) -> Option<Option<String>> {
+    fn filter(&mut self, section: &Section<'d>, expression: Expression) -> Option<Option<String>> {
         if !section.table.contains_key("where") {
             return Some(None);
         }
         let text = self.document.text(section, "where", self.environment)?;
-        match filter_expression(&text.value) {
+        match expression(&text.value) {
             Ok(expression) => Some(Some(expression)),
             Err(reason) => {
                 self.document.wrong(text.span, format!("`where` {reason}"));

@@ -71,9 +71,9 @@ impl Askings {
         known.max().unwrap_or(0)
     }
 
-    /// The chunk that should be read next.
-    pub fn next(&self) -> Option<Wanted> {
-        let open = || self.entries.iter().filter(|(_, entry)| !entry.finished && entry.depth < entry.limit);
+    /// The chunk that should be read next, of a table of which one can be read.
+    pub fn next(&self, free: impl Fn(&Table) -> bool) -> Option<Wanted> {
+        let open = || self.entries.iter().filter(|((table, _), entry)| free(table) && !entry.finished && entry.depth < entry.limit);
         let ((table, _), lowest) = open().min_by_key(|(_, entry)| entry.depth)?;
         let recipients = open()
             .filter(|((other, _), entry)| other == table && entry.after == lowest.after)
@@ -119,7 +119,7 @@ mod tests {
         let mut askings = Askings::default();
         askings.note(asking(1, "a", 0, false));
         askings.note(asking(2, "b", 0, false));
-        let wanted = askings.next().unwrap();
+        let wanted = askings.next(|_| true).unwrap();
         // A newer asking of another run is not meant.
         askings.note(asking(2, "c", 0, false));
         askings.forget(&wanted);
@@ -136,7 +136,7 @@ mod tests {
 
     /// Serves one chunk; each ends at the next number, the last at `end`.
     fn serve(askings: &mut Askings, end: u32) -> Option<(u32, Vec<u16>)> {
-        let wanted = askings.next()?;
+        let wanted = askings.next(|_| true)?;
         let start = wanted.after.as_ref().map_or(0, |bound| bound.0.trim_matches(['[', ']']).parse().unwrap());
         askings.sent(&wanted, bound(start + 1).as_ref(), start + 1 == end);
         Some((start, wanted.recipients.iter().map(|(partition, _)| partition.number).collect()))

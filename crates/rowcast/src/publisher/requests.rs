@@ -36,9 +36,10 @@ impl Requests {
         }
     }
 
-    /// The rows of one table that are to be read next; whoever takes them brings back what could not be read yet.
-    pub(super) fn next_rows(&mut self) -> Option<(usize, VecDeque<String>)> {
-        self.rows.pop_first()
+    /// The rows of one table that is free that are to be read next; whoever takes them brings back what could not be read yet.
+    pub(super) fn next_rows(&mut self, free: impl Fn(usize) -> bool) -> Option<(usize, VecDeque<String>)> {
+        let table = self.rows.keys().copied().find(|table| free(*table))?;
+        self.rows.remove_entry(&table)
     }
 
     /// Rows went out, the last with `ticket`; if they were the last ones every request for rows is answered.
@@ -91,13 +92,15 @@ mod tests {
         let mut requests = Requests::default();
         requests.want_rows(1, ["a", "b"].map(str::to_owned).into_iter(), 7);
         requests.want_rows(2, ["c"].map(str::to_owned).into_iter(), 8);
-        let (table, mut pks) = requests.next_rows().unwrap();
+        let (table, mut pks) = requests.next_rows(|_| true).unwrap();
         assert_eq!((table, pks.pop_front().as_deref()), (1, Some("a")));
         requests.want_more_rows(table, pks);
         requests.rows_sent(Ticket(1));
         assert_eq!(requests.answered, []);
-        assert_eq!(requests.next_rows(), Some((1, ["b".to_owned()].into())));
-        assert_eq!(requests.next_rows(), Some((2, ["c".to_owned()].into())));
+        assert_eq!(requests.next_rows(|table| table != 1), Some((2, ["c".to_owned()].into())));
+        requests.want_more_rows(2, ["c".to_owned()].into());
+        assert_eq!(requests.next_rows(|_| true), Some((1, ["b".to_owned()].into())));
+        assert_eq!(requests.next_rows(|_| true), Some((2, ["c".to_owned()].into())));
         requests.want_more_rows(2, VecDeque::new());
         requests.rows_sent(Ticket(3));
         assert_eq!(requests.answered, [(Ticket(3), 7), (Ticket(3), 8)]);

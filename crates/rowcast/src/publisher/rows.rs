@@ -10,7 +10,7 @@ use super::askings::Wanted;
 use super::session::Session;
 use crate::batch::{ChunkHead, DraftChange};
 use crate::broker::Publishing;
-use crate::change::{Change, KeyHash, Op, Partition};
+use crate::change::{Change, KeyHash, Op, Partition, Table};
 use crate::meter::Meter;
 use crate::source::{Chunk, Read, ReadRows, Source};
 
@@ -40,25 +40,26 @@ impl<S: Source, L: Publishing> Session<'_, S, L> {
             self.rows_sent(&pending);
             return Ok(true);
         }
-        if self.pending.is_some() || self.awaited.is_some() {
+        if self.pending.is_some() || self.awaited.len() >= self.source.readings_max() {
             return Ok(false);
         }
-        if let Some((table, mut pks)) = self.requests.next_rows() {
+        if let Some((table, mut pks)) = self.requests.next_rows(|table| !self.awaited.contains_key(&table)) {
             match self.source.rows(table, pks.make_contiguous(), self.settings.chunk).await? {
                 ReadRows::Now(chunk, read) => {
                     pks.drain(..read);
                     self.requests.want_more_rows(table, pks);
                     self.pending = Some(Pending::new(table, None, chunk));
                 }
-                ReadRows::Later => self.awaited = Some(Awaited { wanted: None, pks }),
+                ReadRows::Later => drop(self.awaited.insert(table, Awaited { wanted: None, pks })),
             }
             return Ok(true);
         }
-        if let Some(wanted) = self.askings.next() {
+        let free = |table: &Table| self.table(table).is_some_and(|table| !self.awaited.contains_key(&table));
+        if let Some(wanted) = self.askings.next(free) {
             let table = self.table(&wanted.table).expect("only askings of mapped tables are noted");
             match self.source.chunk(table, wanted.after.as_ref(), self.settings.chunk).await? {
                 Read::Now(chunk) => self.pending = Some(Pending::new(table, Some(wanted), chunk)),
-                Read::Later => self.awaited = Some(Awaited { wanted: Some(wanted), pks: VecDeque::new() }),
+                Read::Later => drop(self.awaited.insert(table, Awaited { wanted: Some(wanted), pks: VecDeque::new() })),
                 Read::NoKey => self.begin_resync_anew(&wanted),
             }
             return Ok(true);
@@ -133,7 +134,8 @@ impl<S: Source, L: Publishing> Session<'_, S, L> {
     fn rows_sent(&mut self, pending: &Pending) {
         match &pending.wanted {
             Some(wanted) => self.askings.sent(wanted, pending.chunk.upto.as_ref(), pending.chunk.last),
-            None => self.requests.rows_sent(self.last_ticket),
+            None if self.awaited.values().all(|awaited| awaited.wanted.is_some()) => self.requests.rows_sent(self.last_ticket),
+            None => {}
         }
     }
 }

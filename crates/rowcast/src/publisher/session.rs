@@ -45,7 +45,8 @@ pub(super) struct Session<'p, S, L> {
     /// The newest message's.
     pub(super) last_ticket: Ticket,
     pub(super) pending: Option<Pending>,
-    pub(super) awaited: Option<Awaited>,
+    /// By table, what the source has put off.
+    pub(super) awaited: BTreeMap<usize, Awaited>,
     /// Up to where the stream has been read, and whether a read ends there.
     pub(super) position: Position,
     complete: bool,
@@ -105,7 +106,7 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
             requests: Requests::default(),
             last_ticket: Ticket(0),
             pending: None,
-            awaited: None,
+            awaited: BTreeMap::new(),
             position: start.from,
             complete: true,
             complete_to: start.from,
@@ -283,12 +284,12 @@ impl<'p, S: Source, L: Publishing> Session<'p, S, L> {
                 Ok(())
             }
             Portion::Rows { table, chunk, answered, asked: true } => {
-                let awaited = self.awaited.take().expect("a source answers what it was asked");
+                let awaited = self.awaited.remove(&table).expect("a source answers what it was asked");
                 self.on_rows(table, chunk, answered, awaited).await
             }
             Portion::Rows { table, chunk, asked: false, .. } => self.send_rows(&Pending::new(table, None, chunk)).await,
-            Portion::NoKey { .. } => {
-                let awaited = self.awaited.take().expect("a source answers what it was asked");
+            Portion::NoKey { table } => {
+                let awaited = self.awaited.remove(&table).expect("a source answers what it was asked");
                 self.begin_resync_anew(&awaited.into_asking());
                 Ok(())
             }

@@ -68,7 +68,7 @@ pub enum Portion {
         chunk: Chunk,
         /// For rows that were read singly: of how many of their keys this is the answer.
         answered: usize,
-        /// Whether this is the answer to the reading that was put off ([`Read::Later`], [`ReadRows::Later`]). Otherwise the source had
+        /// Whether this is the answer to the reading of that table that was put off ([`Read::Later`], [`ReadRows::Later`]). Otherwise the source had
         /// to read these rows singly, because a change did not tell them whole.
         asked: bool,
     },
@@ -89,7 +89,7 @@ pub enum Portion {
 pub enum Read {
     /// These are the rows.
     Now(Chunk),
-    /// They come as [`Portion::Rows`]. Nothing else is to be read until then, and no answer is lost but with the session.
+    /// They come as [`Portion::Rows`]. Nothing else of that table is to be read until then, and no answer is lost but with the session.
     Later,
     /// What it was to begin after is no key of the table as it is now (a migration gave it another primary key): only a fresh run of the
     /// resync, from the beginning, will do.
@@ -175,6 +175,11 @@ pub trait Source: Send {
     /// read, but a read may have begun of which [`Source::next`] has not returned anything yet (its future was dropped); then
     /// `as_of` is no earlier than that read's end.
     fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> impl Future<Output = Result<Read, Error>> + Send;
+
+    /// Of how many tables readings may be put off at once. Where that is one nothing at all is to be read before the answer.
+    fn readings_max(&self) -> usize {
+        1
+    }
 
     /// Reads these rows singly, each `pk` a JSON object, from the first one on until the limits are reached; a row that is not there
     /// comes as `Absent` where its key can be told.
@@ -278,6 +283,10 @@ impl Source for AnySource {
 
     async fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Read, Error> {
         either!(self, source => source.chunk(table, after, limits).await)
+    }
+
+    fn readings_max(&self) -> usize {
+        either!(self, source => source.readings_max())
     }
 
     async fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> Result<ReadRows, Error> {

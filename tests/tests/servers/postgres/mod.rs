@@ -3,6 +3,8 @@
 
 mod chance;
 mod check;
+mod encodings;
+mod filters;
 mod held;
 mod history;
 mod messages;
@@ -10,6 +12,7 @@ mod oracle;
 mod pipeline;
 mod scalars;
 mod settings;
+mod several;
 mod shapes;
 mod slice;
 mod statements;

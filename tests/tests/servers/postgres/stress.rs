@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rowcast::mapping::TableSettings;
 use rowcast_testkit::postgres::PostgresServer;
 
 use super::Pipeline;
@@ -17,6 +18,10 @@ const SECONDS: u64 = 10;
 
 const ROWS: u32 = 300;
 
+/// One whose rows come and go with their filter and have a column that is computed, between two plain ones.
+const TABLES: [&str; 3] = ["t", "u", "w"];
+const FILTER: &str = "v % 3 <> 0";
+
 /// Twenty transactions of one to four statements.
 fn transactions(random: &mut StdRng) -> String {
     let mut sql = String::new();
@@ -24,12 +29,13 @@ fn transactions(random: &mut StdRng) -> String {
         sql.push_str("BEGIN;");
         for _ in 0..random.random_range(1..5) {
             let id = random.random_range(1..=ROWS);
+            let t = TABLES[random.random_range(0..TABLES.len())];
             let statement = match random.random_range(0..10) {
-                0 => format!("DELETE FROM t WHERE id = {id};"),
-                1 => format!("SAVEPOINT s; UPDATE t SET v = nextval('s') WHERE id = {id}; ROLLBACK TO s;"),
-                2 => format!("UPDATE t SET v = nextval('s') WHERE id BETWEEN {id} AND {id} + 3;"),
-                3..6 => format!("INSERT INTO t VALUES ({id}, nextval('s')) ON CONFLICT (id) DO UPDATE SET v = nextval('s');"),
-                _ => format!("UPDATE t SET v = nextval('s') WHERE id = {id};"),
+                0 => format!("DELETE FROM {t} WHERE id = {id};"),
+                1 => format!("SAVEPOINT s; UPDATE {t} SET v = nextval('s') WHERE id = {id}; ROLLBACK TO s;"),
+                2 => format!("UPDATE {t} SET v = nextval('s') WHERE id BETWEEN {id} AND {id} + 3;"),
+                3..6 => format!("INSERT INTO {t} (id, v) VALUES ({id}, nextval('s')) ON CONFLICT (id) DO UPDATE SET v = nextval('s');"),
+                _ => format!("UPDATE {t} SET v = nextval('s') WHERE id = {id};"),
             };
             sql.push_str(&statement);
         }
@@ -46,11 +52,13 @@ async fn whatever_happens_together_nothing_goes_back_and_all_agrees_in_the_end()
     let server = Arc::new(PostgresServer::start().unwrap());
     server
         .execute(&format!(
-            "CREATE SEQUENCE s; CREATE TABLE t(id int PRIMARY KEY, v bigint NOT NULL);
-             INSERT INTO t SELECT i, nextval('s') FROM generate_series(1, {ROWS}) i"
+            "CREATE SEQUENCE s; CREATE TABLE t(id int PRIMARY KEY, v bigint NOT NULL); CREATE TABLE w(LIKE t INCLUDING ALL);
+             CREATE TABLE u(LIKE t INCLUDING ALL, twice bigint GENERATED ALWAYS AS (v * 2) STORED);
+             INSERT INTO t SELECT i, nextval('s') FROM generate_series(1, {ROWS}) i; INSERT INTO u SELECT * FROM t; INSERT INTO w SELECT * FROM t"
         ))
         .unwrap();
-    let mut pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    let filtered = TableSettings { filter: Some(FILTER.to_owned()), ..table("u", None) };
+    let mut pipeline = Pipeline::installed(&server, vec![table("t", None), filtered, table("w", None)]).await;
     pipeline.start();
     let over = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..2)
@@ -76,7 +84,7 @@ async fn whatever_happens_together_nothing_goes_back_and_all_agrees_in_the_end()
             // Commits hang until another turn releases them; whatever else happens meets them.
             0..2 => set("absent"),
             2..4 => set(""),
-            4..8 => pipeline.resync(&["t"]).await,
+            4..8 => pipeline.resync(&TABLES[random.random_range(0..TABLES.len())..]).await,
             8 => drop(server.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")),
             9 => {
                 pipeline.kill_publisher().await;
@@ -87,7 +95,7 @@ async fn whatever_happens_together_nothing_goes_back_and_all_agrees_in_the_end()
                     "SET synchronous_commit = local; SET lock_timeout = '1s'; ALTER TABLE t ALTER COLUMN v TYPE bigint USING v + 0",
                 ))
             }
-            _ => drop(server.execute("SET synchronous_commit = local; ALTER PUBLICATION rowcast_shop DROP TABLE t")),
+            _ => drop(server.execute("SET synchronous_commit = local; ALTER PUBLICATION rowcast_shop DROP TABLE u")),
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(20..200))).await;
     }
@@ -96,6 +104,7 @@ async fn whatever_happens_together_nothing_goes_back_and_all_agrees_in_the_end()
     for writer in writers {
         writer.join().unwrap();
     }
-    pipeline.agree(&server, &oracle("t")).await;
+    let wanted = format!("{} UNION ALL {} WHERE {FILTER} UNION ALL {}", oracle("t"), oracle("u"), oracle("w"));
+    pipeline.agree(&server, &wanted).await;
     pipeline.assert_nothing_went_back();
 }

@@ -12,6 +12,7 @@ use super::chunk::ReadTable;
 use super::desk::{Desk, Subject, snapshot};
 use super::feed::{self, Feed, SILENCE_MAX};
 use super::fits::server_fits;
+use super::install::{Prepared, Unfit};
 use super::pgoutput::{self, Message};
 use super::record::{self, Mark};
 use super::schema;
@@ -30,6 +31,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a server that says nothing is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How many connections read rows at once, each of another table.
+pub(super) const READERS_MAX: usize = 3;
 /// How long the server is waited for that is to let go of the slot in an orderly way.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -51,7 +54,6 @@ pub(super) async fn begin(
     known: &mut Known,
 ) -> Result<(Session, Start), Error> {
     let mut aside = settings.connect("connecting").await?;
-    let reader = settings.connect("connecting").await?;
     server_fits(&mut aside, settings).await?;
     let mut notes = Vec::new();
     let (prepared, _) = prepare(&mut aside, settings, known.before, &mut notes).await?;
@@ -81,6 +83,11 @@ pub(super) async fn begin(
         schema::read(&mut aside, &settings.publication(), &settings.names()).await.map_err(settings.explain("reading the catalogue"))?;
     // What was just published is a part of what the tables are.
     let (tables, catalogue) = prepare(&mut aside, settings, known.before, &mut notes).await?;
+    let mut readers = Vec::new();
+    for _ in 0..tables.len().clamp(1, READERS_MAX) {
+        readers.push(settings.connect("connecting").await?);
+    }
+    let judge = judging(settings, &tables, &mut readers).await?;
     let barrier = barrier(&mut aside, settings, &tables, &slot, known).await?;
 
     let (replication, identity) = replication(settings).await?;
@@ -97,13 +104,17 @@ pub(super) async fn begin(
     };
 
     let feed = Feed::start(start(settings, replication, slot.confirmed).await?, slot.confirmed);
-    let mapped: Arc<[MappedTable]> = tables.iter().map(|(_, mapped)| mapped.clone()).collect();
-    let read_tables = tables.iter().map(|(table, mapped)| Arc::new(ReadTable::new(table, mapped, &catalogue))).collect();
+    let mapped: Arc<[MappedTable]> = tables.iter().map(|prepared| prepared.mapped.clone()).collect();
+    let read_tables = tables.iter().map(|prepared| Arc::new(ReadTable::new(prepared, &catalogue))).collect();
+    let judges = tables.iter().map(|prepared| prepared.judge.clone()).collect();
     let subject = Subject { publication: settings.publication(), prefix: settings.prefix(), names: settings.names() };
     let (sender, told) = mpsc::unbounded_channel();
     let session_tables = tables
         .into_iter()
-        .map(|(table, mapped)| SessionTable { deferred: table.unique.iter().any(|key| !key.immediate), table, mapped })
+        .map(|Prepared { table, mapped, judge }| {
+            let deferred = table.unique.iter().any(|key| !key.immediate);
+            SessionTable { table, mapped, judge, deferred }
+        })
         .collect();
     let session = Session::new(Parts {
         place: settings.server.place(),
@@ -111,7 +122,9 @@ pub(super) async fn begin(
         nonce: ulid::Ulid::generate().to_string(),
         feed,
         aside: Desk::start(aside, subject.clone(), sender.clone()),
-        reader: Desk::start(reader, subject, sender),
+        judge: judge.map(|connection| Desk::start(connection, subject.clone(), sender.clone())),
+        judges,
+        readers: readers.into_iter().map(|connection| Desk::start(connection, subject.clone(), sender.clone())).collect(),
         told,
         facts,
         read_tables,
@@ -129,31 +142,37 @@ async fn prepare(
     settings: &PostgresSettings,
     before: bool,
     notes: &mut Vec<String>,
-) -> Result<(Vec<(schema::Table, MappedTable)>, super::types::Catalogue), Error> {
-    if !before {
-        return install::prepare(connection, settings).await;
-    }
+) -> Result<(Vec<Prepared>, super::types::Catalogue), Error> {
     let mut fitting = settings.clone();
     loop {
         match install::prepare(connection, &fitting).await {
-            Err(Error::Fatal(text)) if fitting.tables.len() > 1 => {
-                let (found, _) = schema::read(connection, &settings.publication(), &fitting.names())
-                    .await
-                    .map_err(settings.explain("reading the catalogue"))?;
-                let misfit = found
-                    .iter()
-                    .zip(&fitting.tables)
-                    .position(|(table, configured)| table.as_ref().is_none_or(|table| table.resolve(configured).is_err()));
-                let Some(misfit) = misfit else { return Err(Error::Fatal(text)) };
+            Err(Unfit::Table(misfit, text)) if before && fitting.tables.len() > 1 => {
                 let left_out = fitting.tables.remove(misfit);
                 let note = format!("{text}; until then {} is left out", left_out.name);
                 if !notes.contains(&note) {
                     notes.push(note);
                 }
             }
-            prepared => return prepared,
+            prepared => return Ok(prepared?),
         }
     }
+}
+
+/// A connection that knows what to ask about rows, where any table needs it. Those that read rows are told too.
+async fn judging(settings: &PostgresSettings, tables: &[Prepared], readers: &mut [Connection]) -> Result<Option<Connection>, Error> {
+    let judges = || tables.iter().filter_map(|prepared| prepared.judge.as_deref());
+    if judges().next().is_none() {
+        return Ok(None);
+    }
+    let mut connection = settings.connect("connecting").await?;
+    for judge in judges() {
+        for connection in readers.iter_mut().chain([&mut connection]) {
+            // What is wrong with the table the next session finds out.
+            let prepared = judge.prepare(connection).await.map_err(Fault::passing);
+            prepared.map_err(settings.explain("preparing to judge rows"))?;
+        }
+    }
+    Ok(Some(connection))
 }
 
 /// A transaction that began before a table was published may still run, and what it wrote before is not in the stream. So no row is read
@@ -162,11 +181,11 @@ async fn prepare(
 async fn barrier(
     connection: &mut Connection,
     settings: &PostgresSettings,
-    tables: &[(schema::Table, MappedTable)],
+    tables: &[Prepared],
     slot: &slot::Ensured,
     known: &mut Known,
 ) -> Result<Option<u64>, Error> {
-    let memberships = || tables.iter().filter_map(|(table, _)| table.membership);
+    let memberships = || tables.iter().filter_map(|prepared| prepared.table.membership);
     // Making the slot has waited for every one of them.
     if slot.made || memberships().all(|membership| known.settled.contains(&membership)) {
         known.settled.extend(memberships());

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::Error;
+use super::judge::Judge;
 use super::schema::{self, Misfit, Table};
 use super::slot::{self, Slot};
 use super::wire::{Connection, Fault, literal, quoted};
@@ -64,7 +65,16 @@ async fn look(connection: &mut Connection, settings: &PostgresSettings) -> Resul
             continue;
         };
         match table.resolve(configured) {
-            Ok(resolved) => mapped.push((index, table, resolved)),
+            Ok(resolved) => {
+                // A standby, which is refused as it is, makes no temporary table.
+                if !facts.in_recovery
+                    && let Err(Misfit { setting, text }) =
+                        Judge::appoint(connection, &table, &resolved, configured.filter.as_deref()).await?
+                {
+                    found.push(Finding::of_sentence(Grade::Stops, &text).about(index, setting));
+                }
+                mapped.push((index, table, resolved));
+            }
             Err(Misfit { setting, text }) => found.push(Finding::of_sentence(Grade::Stops, &text).about(index, setting)),
         }
     }

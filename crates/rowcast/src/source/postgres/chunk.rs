@@ -1,27 +1,33 @@
 //! Existing rows of one table, read by primary key on a snapshot that is told with them.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
 use super::super::{ChunkLimits, ReadRow};
-use super::desk::Told;
+use super::desk::Outcome;
+use super::filter::free_name;
+use super::install::Prepared;
+use super::judge::{Evidence, Judge, Verdict, is_of_values};
 use super::row::Cell;
-use super::rows::{Nameless, Place, RowReader};
-use super::schema::Table;
+use super::rows::{Nameless, Place, RowReader, bytes_of};
 use super::types::Catalogue;
 use super::visibility::Snapshot;
 use super::wire::{Answer, Connection, Fault, ServerError, code, literal, quoted};
-use crate::change::{Bound, Image};
-use crate::mapping::MappedTable;
+use crate::change::{Bound, Image, KeyValue};
 
 /// How long one statement of a reading may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long somebody's exclusive lock on the table is waited for; the stream goes on meanwhile.
 const LOCK_PATIENCE: &str = "5s";
+/// How long the rows of a chunk may take, more or less; a snapshot that lasts keeps the server from cleaning up.
+const CHUNK_TIME: Duration = Duration::from_secs(1);
 /// How many rows are fetched first, before it is known how long they are.
 const FIRST_ROWS: usize = 64;
+/// How many times as many are fetched next.
+const GROWTH: usize = 8;
 
 /// What is to be read.
 #[derive(Clone, Debug)]
@@ -48,6 +54,8 @@ pub(super) struct Readout {
     pub last: bool,
     /// Of how many primary keys this is the answer, for rows by their keys.
     pub answered: usize,
+    /// How many of those the table has, whether they are cached or not.
+    pub existing: usize,
     /// What the reading has seen.
     pub snapshot: Snapshot,
     /// By the server's clock, in microseconds since the epoch.
@@ -65,17 +73,65 @@ pub(super) struct ReadTable {
     key: Vec<(String, String)>,
     key_names: Vec<String>,
     reader: RowReader,
+    filtering: Option<Filtering>,
+}
+
+/// How rows are left out that are not to be cached.
+#[derive(Debug)]
+struct Filtering {
+    judge: Arc<Judge>,
+    /// Where the columns stand that the judge asks for.
+    inputs: Vec<usize>,
+    /// The condition, as what is selected beside the columns.
+    selected: String,
+    /// The name of that, as SQL writes it.
+    verdict: String,
+    /// By column, whether it is told of a row that is left out.
+    always_told: Vec<bool>,
+    /// Whether a chunk names the rows that are left out, because no sweep could tell their keys from somebody else's.
+    names_unmatched: bool,
+    /// How many columns the template has.
+    key_width: usize,
+}
+
+/// The rows of a reading that wait for the judge: where they stand, and what is put before it.
+struct Unjudged {
+    rows: Vec<usize>,
+    evidence: Evidence,
+}
+
+impl Unjudged {
+    fn add(&mut self, row: usize, filtering: &Filtering, answer: &Answer) {
+        self.rows.push(row);
+        self.evidence.push(filtering.inputs.iter().map(|place| answer.bytes(*place)));
+    }
 }
 
 impl ReadTable {
-    pub fn new(table: &Table, mapped: &MappedTable, catalogue: &Catalogue) -> ReadTable {
+    pub fn new(prepared: &Prepared, catalogue: &Catalogue) -> ReadTable {
+        let Prepared { table, mapped, judge } = prepared;
+        let judge = judge.as_ref().filter(|judge| judge.filters());
         let mut columns: Vec<String> = mapped.columns.clone();
-        let template = mapped.descriptor.keys.template.columns().map(|column| column.column.clone());
-        for name in table.primary_key().iter().cloned().chain(template) {
+        let template: Vec<String> = mapped.descriptor.keys.template.columns().map(|column| column.column.clone()).collect();
+        let inputs = judge.iter().flat_map(|judge| judge.inputs()).map(str::to_owned);
+        for name in table.primary_key().iter().cloned().chain(template.iter().cloned()).chain(inputs) {
             if !columns.contains(&name) {
                 columns.push(name);
             }
         }
+        let filtering = judge.map(|judge| {
+            let verdict = quoted(&free_name(table, "rowcast row"));
+            let place = |name: &str| columns.iter().position(|column| column == name).expect("it was just put there");
+            Filtering {
+                judge: Arc::clone(judge),
+                inputs: judge.inputs().map(place).collect(),
+                selected: format!("{} AS {verdict}", judge.condition()),
+                verdict,
+                always_told: columns.iter().map(|name| table.primary_key().contains(name) || template.contains(name)).collect(),
+                names_unmatched: !mapped.descriptor.keys.can_be_told(),
+                key_width: template.len(),
+            }
+        });
         let place = |name: &String| {
             let column = table.column(name).expect("a mapping names columns of the table");
             Place { name: name.clone(), type_oid: column.type_oid, in_identity: true }
@@ -90,6 +146,7 @@ impl ReadTable {
             key: table.primary_key().iter().map(key).collect(),
             key_names: table.primary_key().to_vec(),
             reader,
+            filtering,
         }
     }
 
@@ -99,25 +156,29 @@ impl ReadTable {
     }
 
     /// Reads. What the server refuses because the table is locked, or is not what it was, is no fault of the connection.
-    pub async fn read(&self, connection: &mut Connection, reading: Reading) -> Result<Told, Fault> {
+    pub async fn read(&self, connection: &mut Connection, reading: Reading) -> Result<Outcome, Fault> {
         let read = match &reading.wanted {
             Wanted::After(after) => match self.condition(after.as_ref()) {
-                Some(condition) => self.read_after(connection, after.clone(), &condition, reading.limits).await.map(Some),
+                Some(condition) => self.read_chunk(connection, after.clone(), &condition, reading.limits).await.map(Some),
                 None => Ok(None),
             },
             Wanted::Rows(pks) => self.read_rows(connection, pks, reading.limits).await.map(Some),
         };
         match read {
-            Ok(readout) => {
-                if readout.is_some() {
-                    connection.query("COMMIT", PATIENCE).await?;
+            Ok(None) => Ok(Outcome::NoKey),
+            Ok(Some((mut readout, unjudged))) => {
+                connection.query("COMMIT", PATIENCE).await?;
+                if let (Some(filtering), Some(unjudged)) = (&self.filtering, unjudged) {
+                    let verdicts = filtering.judge.ask(connection, &unjudged.evidence).await?;
+                    let names_unmatched = filtering.names_unmatched || matches!(reading.wanted, Wanted::Rows(_));
+                    filtering.settle(&mut readout.rows, &unjudged.rows, verdicts, names_unmatched);
                 }
-                Ok(Told::Read(readout))
+                Ok(Outcome::Rows(readout))
             }
             Err(Fault::Refused(error)) => {
                 connection.query("ROLLBACK", PATIENCE).await?;
                 if refuses_value(&error) && self.refuses_bound(connection, &reading.wanted).await? {
-                    return Ok(Told::Read(None));
+                    return Ok(Outcome::NoKey);
                 }
                 let passing = matches!(
                     error.code.as_str(),
@@ -127,7 +188,7 @@ impl ReadTable {
                         | code::UNDEFINED_COLUMN
                         | code::UNDEFINED_OBJECT
                 );
-                if passing { Ok(Told::NotNow(format!("reading rows of {}: {error}", self.name))) } else { Err(Fault::Refused(error)) }
+                if passing { Ok(Outcome::NotNow(format!("reading rows of {}: {error}", self.name))) } else { Err(Fault::Refused(error)) }
             }
             Err(fault) => Err(fault),
         }
@@ -143,26 +204,63 @@ impl ReadTable {
         )
     }
 
-    async fn read_after(
+    /// Rows after a bound. The server leaves out what is not to be cached; where it cannot, because of some row, all are read and judged.
+    async fn read_chunk(
         &self,
         connection: &mut Connection,
         after: Option<Bound>,
         condition: &str,
         limits: ChunkLimits,
-    ) -> Result<Readout, Fault> {
+    ) -> Result<(Readout, Option<Unjudged>), Fault> {
+        if let Some(filtering) = &self.filtering {
+            match self.read_after(connection, after.clone(), &self.matching(filtering, condition, limits), limits, None).await {
+                Err(Fault::Refused(error)) if is_of_values(&error) => drop(connection.query("ROLLBACK", PATIENCE).await?),
+                read => return read.map(|readout| (readout, None)),
+            }
+        }
+        let select = format!("SELECT {} FROM {}{condition} {}", self.columns.join(","), self.sql_name, self.order(limits));
+        let mut unjudged = self.filtering.as_ref().map(Filtering::unjudged);
+        let readout = self.read_after(connection, after, &select, limits, unjudged.as_mut()).await?;
+        Ok((readout, unjudged))
+    }
+
+    /// The order of the key. One row more than wanted tells whether any follows.
+    fn order(&self, limits: ChunkLimits) -> String {
         let key: Vec<&str> = self.key.iter().map(|(name, _)| name.as_str()).collect();
-        let wanted = limits.rows.max(1);
-        // One row more than wanted tells whether any follows.
-        let begin = format!(
-            "{}; DECLARE rowcast NO SCROLL CURSOR FOR SELECT {} FROM {}{condition} ORDER BY {} LIMIT {}; FETCH {} FROM rowcast",
-            self.begin(),
+        format!("ORDER BY {} LIMIT {}", key.join(","), limits.rows.max(1) + 1)
+    }
+
+    /// Selects rows with, as the last column, whether they match. The condition is evaluated once a row, and of a row that does not match
+    /// only its keys are told.
+    fn matching(&self, filtering: &Filtering, condition: &str, limits: ChunkLimits) -> String {
+        let verdict = &filtering.verdict;
+        let told = |(column, always): (&String, &bool)| {
+            if *always { column.clone() } else { format!("CASE WHEN {verdict} THEN {column} END") }
+        };
+        let columns: Vec<String> = self.columns.iter().zip(&filtering.always_told).map(told).collect();
+        let order = self.order(limits);
+        format!(
+            "SELECT {},{verdict} FROM (SELECT {},{} FROM {}{condition} {order}) rows {order}",
+            columns.join(","),
             self.columns.join(","),
-            self.sql_name,
-            key.join(","),
-            wanted + 1,
-            FIRST_ROWS.min(wanted + 1)
-        );
+            filtering.selected,
+            self.sql_name
+        )
+    }
+
+    async fn read_after(
+        &self,
+        connection: &mut Connection,
+        after: Option<Bound>,
+        select: &str,
+        limits: ChunkLimits,
+        mut unjudged: Option<&mut Unjudged>,
+    ) -> Result<Readout, Fault> {
+        let wanted = limits.rows.max(1);
+        let begin =
+            format!("{}; DECLARE rowcast NO SCROLL CURSOR FOR {select}; FETCH {} FROM rowcast", self.begin(), FIRST_ROWS.min(wanted + 1));
         let mut answers = VecDeque::from(connection.query(&begin, PATIENCE).await?);
+        let begun = Instant::now();
         let mut readout = readout(answers.pop_front(), after)?;
         let mut reader = self.reader.clone();
         let (mut read, mut bytes, mut asked) = (0, 0, FIRST_ROWS.min(wanted + 1));
@@ -174,23 +272,43 @@ impl ReadTable {
                     return Ok(readout);
                 }
                 read += 1;
-                let row = read_row(&mut reader, &answer)?;
-                bytes += size(&row);
-                readout.rows.push(row);
+                // Where the server has left the row out, it says so behind the columns.
+                let left_out = answer.len() > self.columns.len() && !answer.is_true(self.columns.len());
+                let row = match &self.filtering {
+                    Some(filtering) if left_out => filtering.left_out(&mut reader, &answer)?,
+                    _ => Some(read_row(&mut reader, &answer)?),
+                };
+                if let Some(row) = row {
+                    if let (Some(filtering), Some(unjudged)) = (&self.filtering, &mut unjudged) {
+                        unjudged.add(readout.rows.len(), filtering, &answer);
+                    }
+                    bytes += size(&row);
+                    readout.rows.push(row);
+                }
                 let bound = reader.bound(|place| cell(&answer, place)).map_err(nameless)?;
                 readout.upto = Some(Bound(bound.into()));
             }
             if got < asked || read > wanted {
                 return Ok(readout);
             }
-            // As many as may fit, going by the length of the rows so far.
+            if begun.elapsed() >= CHUNK_TIME {
+                readout.last = false;
+                return Ok(readout);
+            }
+            // As many as may fit, going by the length of the rows so far, and not many more than before, for nobody knows how long they take.
             let fitting = limits.bytes.saturating_sub(bytes) * read / bytes.max(1) + 1;
-            asked = fitting.min(wanted + 1 - read).max(1);
+            asked = fitting.min(wanted + 1 - read).min(GROWTH * asked).max(1);
             answers = VecDeque::from(connection.query(&format!("FETCH {asked} FROM rowcast"), PATIENCE).await?);
         }
     }
 
-    async fn read_rows(&self, connection: &mut Connection, pks: &[String], limits: ChunkLimits) -> Result<Readout, Fault> {
+    async fn read_rows(
+        &self,
+        connection: &mut Connection,
+        pks: &[String],
+        limits: ChunkLimits,
+    ) -> Result<(Readout, Option<Unjudged>), Fault> {
+        let mut unjudged = self.filtering.as_ref().map(Filtering::unjudged);
         let mut begun = connection.query(&format!("{}; SAVEPOINT row", self.begin()), PATIENCE).await?;
         let mut readout = readout(begun.pop(), None)?;
         let mut reader = self.reader.clone();
@@ -201,23 +319,34 @@ impl ReadTable {
             }
             readout.answered += 1;
             // Anybody may put a request into the control queue; one that makes no sense must not stop the pipeline.
-            let row = match self.values_of_pk(pk) {
+            let found = match self.values_of_pk(pk) {
                 Some(values) => self.read_one(connection, &mut reader, &values).await?,
                 None => None,
             };
-            match row {
-                Some(row) => {
-                    bytes += size(&row);
-                    readout.rows.push(row);
+            let Some((row, answer)) = found else {
+                tracing::warn!(table = self.name, "a row was requested by {pk:?}, by which none can be told");
+                continue;
+            };
+            if let Some(answer) = answer {
+                readout.existing += 1;
+                if let (Some(filtering), Some(unjudged)) = (&self.filtering, &mut unjudged) {
+                    unjudged.add(readout.rows.len(), filtering, &answer);
                 }
-                None => tracing::warn!(table = self.name, "a row was requested by {pk:?}, by which none can be told"),
             }
+            bytes += size(&row);
+            readout.rows.push(row);
         }
-        Ok(readout)
+        Ok((readout, unjudged))
     }
 
-    /// One row, or that there is none. `None` where the values are none of the key's types, or its template needs more than the key.
-    async fn read_one(&self, connection: &mut Connection, reader: &mut RowReader, values: &[String]) -> Result<Option<ReadRow>, Fault> {
+    /// One row with what the server told of it, or that there is none. `None` where the values are none of the key's types, or its template
+    /// needs more than the key.
+    async fn read_one(
+        &self,
+        connection: &mut Connection,
+        reader: &mut RowReader,
+        values: &[String],
+    ) -> Result<Option<(ReadRow, Option<Answer>)>, Fault> {
         let condition = self.key.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
         let literals = self.literals(values);
         // The first statement tells how the server itself writes the key.
@@ -231,7 +360,7 @@ impl ReadTable {
         };
         let [key, found @ ..] = answers.as_slice() else { return Err(Fault::Lost("the server gave no row for a key".to_owned())) };
         if let Some(row) = found.first() {
-            return read_row(reader, row).map(Some);
+            return read_row(reader, row).map(|read| Some((read, Some(row.clone()))));
         }
         let cell = |place: usize| {
             let column = self.columns.get(place)?;
@@ -239,7 +368,7 @@ impl ReadTable {
             key.bytes(index).map(Cell::Text)
         };
         let pk = reader.pk(cell).map_err(nameless)?;
-        Ok(reader.key(cell).ok().map(|key| ReadRow { pk, image: Image::Absent { key } }))
+        Ok(reader.key(cell).ok().map(|key| (ReadRow { pk, image: Image::Absent { key } }, None)))
     }
 
     /// Whether it is the bound that the server refuses: since it was made, the primary key was given other types.
@@ -260,30 +389,74 @@ impl ReadTable {
 
     /// A bound's values as SQL writes them, if it is made of the primary key's columns.
     fn bound(&self, after: &Bound) -> Option<String> {
-        let values: Vec<(String, String)> =
-            ordered(&after.0, |value| serde_json::from_str(value.get()).ok().filter(|text: &String| sayable(text)))?;
+        let values: Vec<(String, String)> = ordered(&after.0, |value| quoted_text(value.get()))?;
         let known = values.iter().map(|(name, _)| name).eq(&self.key_names);
         let values: Vec<String> = values.into_iter().map(|(_, value)| value).collect();
         known.then(|| self.literals(&values))
     }
 
+    /// These texts, as SQL writes them, in the key's types.
     fn literals(&self, values: &[String]) -> String {
-        let typed = |(value, (_, declared)): (&String, &(String, String))| format!("{}::{declared}", literal(value));
+        let typed = |(value, (_, declared)): (&String, &(String, String))| format!("{value}::{declared}");
         values.iter().zip(&self.key).map(typed).collect::<Vec<_>>().join(",")
     }
 
-    /// The server's text of each column of a primary key that stands as a JSON object.
+    /// The server's text of each column of a primary key that stands as a JSON object, as SQL writes it.
     fn values_of_pk(&self, pk: &str) -> Option<Vec<String>> {
         let text = |value: &RawValue| match value.get() {
             "null" => None,
-            text if text.starts_with(['{', '[']) => None,
-            text if text.starts_with('"') => serde_json::from_str(text).ok().filter(|text: &String| sayable(text)),
-            text => Some(text.to_owned()),
+            text if text.starts_with(['{', '"']) => quoted_text(text),
+            text if text.starts_with('[') => None,
+            text => Some(literal(text)),
         };
         let values = ordered(pk, text)?;
         let of = |name: &String| values.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
         let found: Option<Vec<String>> = self.key_names.iter().map(of).collect();
         found.filter(|_| values.len() == self.key_names.len())
+    }
+}
+
+impl Filtering {
+    fn unjudged(&self) -> Unjudged {
+        Unjudged { rows: Vec::new(), evidence: Evidence::new(self.inputs.len()) }
+    }
+
+    /// What a chunk says of a row that the server has left out.
+    fn left_out(&self, reader: &mut RowReader, answer: &Answer) -> Result<Option<ReadRow>, Fault> {
+        if !self.names_unmatched {
+            return Ok(None);
+        }
+        let pk = reader.pk(|place| cell(answer, place)).map_err(nameless)?;
+        // What cannot be a key has never been one.
+        let key = reader.key(|place| cell(answer, place)).unwrap_or_else(|_| vec![KeyValue::Null; self.key_width]);
+        Ok(Some(ReadRow { pk, image: Image::Absent { key } }))
+    }
+
+    /// Leaves rows out, or names them as absent, and sets those aside that the server cannot judge.
+    fn settle(&self, rows: &mut Vec<ReadRow>, judged: &[usize], verdicts: Vec<Verdict>, names_unmatched: bool) {
+        assert_eq!(judged.len(), verdicts.len(), "every row is judged");
+        let mut kept = vec![true; rows.len()];
+        for (&place, verdict) in judged.iter().zip(verdicts) {
+            let reason = match verdict {
+                Verdict::Matches(_) => continue,
+                Verdict::Differs => None,
+                Verdict::Fails(reason) => Some(reason),
+            };
+            let key = match &rows[place].image {
+                Image::Present { key, .. } | Image::Unreadable { key: Some(key), .. } => Some(key.clone()),
+                Image::Absent { .. } | Image::Unreadable { key: None, .. } => None,
+            };
+            rows[place].image = match reason {
+                Some(reason) => Image::Unreadable { key, reason },
+                // What cannot be a key has never been one.
+                None => {
+                    kept[place] = names_unmatched;
+                    Image::Absent { key: key.unwrap_or_else(|| vec![KeyValue::Null; self.key_width]) }
+                }
+            };
+        }
+        let mut kept = kept.into_iter();
+        rows.retain(|_| kept.next().expect("there is a word for each row"));
     }
 }
 
@@ -296,7 +469,7 @@ fn ordered(json: &str, value: impl Fn(&RawValue) -> Option<String>) -> Option<Ve
 fn readout(first: Option<Answer>, upto: Option<Bound>) -> Result<Readout, Fault> {
     let first = first.ok_or_else(|| Fault::Lost("the server gave no snapshot".to_owned()))?;
     let snapshot = Snapshot::read(first.text(0)?)?;
-    Ok(Readout { rows: Vec::new(), upto, last: true, answered: 0, snapshot, read_us: first.number(1)? })
+    Ok(Readout { rows: Vec::new(), upto, last: true, answered: 0, existing: 0, snapshot, read_us: first.number(1)? })
 }
 
 fn read_row(reader: &mut RowReader, answer: &Answer) -> Result<ReadRow, Fault> {
@@ -314,9 +487,12 @@ fn nameless(nameless: Nameless) -> Fault {
     Fault::Hopeless(why)
 }
 
-/// Whether a text can be part of a statement, which ends at a null character.
-fn sayable(text: &str) -> bool {
-    !text.contains('\0')
+/// As SQL writes it, a text that stands in quotes, or bytes that are none. A statement ends at a null character, so that none can be said.
+fn quoted_text(json: &str) -> Option<String> {
+    if let Some(digits) = bytes_of(json) {
+        return Some(format!("convert_from('\\x{digits}'::bytea, 'SQL_ASCII')"));
+    }
+    serde_json::from_str(json).ok().filter(|text: &String| !text.contains('\0')).map(|text| literal(&text))
 }
 
 /// Whether the server refuses a value: its type does not take it, or a check of its domain does not.

@@ -1,5 +1,6 @@
 //! Ordinary connections at work: each is a task that answers one question after the other, so that the stream never waits for an answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::chunk::{ReadTable, Reading, Readout};
+use super::judge::{Evidence, Judge, Verdict};
 use super::schema::{self, Table};
 use super::visibility::Snapshot;
 use super::wire::{Connection, Fault, literal};
@@ -23,8 +25,10 @@ pub(super) enum Ask {
     Emit(String),
     /// What does the catalogue say of the tables?
     Look,
-    /// Reads rows.
-    Read(Arc<ReadTable>, Reading),
+    /// Reads rows, for the reading with this number.
+    Read(u64, Arc<ReadTable>, Reading),
+    /// What becomes of these rows, by table?
+    Judge(Vec<(usize, Arc<Judge>, Evidence)>),
 }
 
 /// An answer.
@@ -33,8 +37,19 @@ pub(super) enum Told {
     Snapshot(Snapshot),
     Emitted,
     Looked(Vec<Option<Table>>),
-    /// `None` where what the reading begins after is no key of the table.
-    Read(Option<Readout>),
+    /// What became of the reading with this number.
+    Read(u64, Outcome),
+    /// The verdicts, by table in the order of the rows.
+    Judged(BTreeMap<usize, Vec<Verdict>>),
+}
+
+/// What becomes of a reading.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// These are the rows.
+    Rows(Readout),
+    /// What it was to begin after is no key of the table.
+    NoKey,
     /// The rows could not be read now; the server's words.
     NotNow(String),
 }
@@ -88,13 +103,22 @@ async fn answer(
             Ask::Snapshot => snapshot(&mut connection).await.map(Told::Snapshot),
             Ask::Emit(content) => emit(&mut connection, &subject.prefix, &content).await.map(|()| Told::Emitted),
             Ask::Look => schema::read(&mut connection, &subject.publication, &subject.names).await.map(|(tables, _)| Told::Looked(tables)),
-            Ask::Read(table, reading) => table.read(&mut connection, reading).await,
+            Ask::Read(number, table, reading) => table.read(&mut connection, reading).await.map(|outcome| Told::Read(number, outcome)),
+            Ask::Judge(questions) => judge(&mut connection, questions).await.map(Told::Judged),
         };
         let over = answer.is_err();
         if told.send(answer).is_err() || over {
             return;
         }
     }
+}
+
+async fn judge(connection: &mut Connection, questions: Vec<(usize, Arc<Judge>, Evidence)>) -> Result<BTreeMap<usize, Vec<Verdict>>, Fault> {
+    let mut verdicts = BTreeMap::new();
+    for (table, judge, evidence) in questions {
+        verdicts.insert(table, judge.ask(connection, &evidence).await?);
+    }
+    Ok(verdicts)
 }
 
 /// What is visible now.

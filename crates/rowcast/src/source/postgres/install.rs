@@ -1,9 +1,11 @@
 //! What is made in the server for a pipeline: a publication and a slot. No table is written, and no trigger made.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Error;
 use super::fits::server_fits;
+use super::judge::Judge;
 use super::schema::{self, Table};
 use super::types::Catalogue;
 use super::wire::{Connection, Fault, Role, dial, literal, quoted};
@@ -58,25 +60,52 @@ pub(super) async fn publication(connection: &mut Connection, name: &str) -> Resu
     Ok(rows.first().map(|row| Publication { all_tables: row.is_true(0), everything: row.is_true(1), via_root: row.is_true(2) }))
 }
 
-/// Every table as it is mapped; the first that cannot be is the error.
-pub(super) async fn prepare(
-    connection: &mut Connection,
-    settings: &PostgresSettings,
-) -> Result<(Vec<(Table, MappedTable)>, Catalogue), Error> {
-    let (found, catalogue) =
-        schema::read(connection, &settings.publication(), &settings.names()).await.map_err(settings.explain("reading the catalogue"))?;
-    let mut tables: Vec<(Table, MappedTable)> = Vec::new();
-    for (found, configured) in found.into_iter().zip(&settings.tables) {
-        let table = found.ok_or_else(|| Error::Fatal(missing(&configured.name)))?;
-        let mapped = table.resolve(configured)?;
-        tables.push((table, mapped));
-    }
-    for (place, (table, mapped)) in tables.iter().enumerate() {
-        if let Some((other, _)) = tables[..place].iter().find(|(other, _)| other.oid == table.oid) {
-            return Err(Error::Fatal(twice(other, table)));
+/// A table, made definite.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub table: Table,
+    pub mapped: MappedTable,
+    /// Who says what the log does not tell of its rows.
+    pub judge: Option<Arc<Judge>>,
+}
+
+/// Why tables cannot be followed as they are configured.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// This one cannot be, whatever becomes of the others; a sentence.
+    Table(usize, String),
+    /// They cannot be together, or nobody can tell.
+    All(Error),
+}
+
+impl From<Unfit> for Error {
+    fn from(unfit: Unfit) -> Error {
+        match unfit {
+            Unfit::Table(_, text) => Error::Fatal(text),
+            Unfit::All(error) => error,
         }
-        if let Some(text) = share_keys(mapped, tables[..place].iter().map(|(_, other)| other)) {
-            return Err(Error::Fatal(text));
+    }
+}
+
+/// Every table as it is mapped; the first that cannot be is the error.
+pub(super) async fn prepare(connection: &mut Connection, settings: &PostgresSettings) -> Result<(Vec<Prepared>, Catalogue), Unfit> {
+    let explain = settings.explain("reading the catalogue");
+    let all = |fault: Fault| Unfit::All(explain(fault));
+    let (found, catalogue) = schema::read(connection, &settings.publication(), &settings.names()).await.map_err(all)?;
+    let mut tables: Vec<Prepared> = Vec::new();
+    for (index, (found, configured)) in found.into_iter().zip(&settings.tables).enumerate() {
+        let table = found.ok_or_else(|| Unfit::Table(index, missing(&configured.name)))?;
+        let mapped = table.resolve(configured).map_err(|misfit| Unfit::Table(index, misfit.text))?;
+        let judge = Judge::appoint(connection, &table, &mapped, configured.filter.as_deref()).await.map_err(all)?;
+        let judge = judge.map_err(|misfit| Unfit::Table(index, misfit.text))?.map(Arc::new);
+        tables.push(Prepared { table, mapped, judge });
+    }
+    for (place, Prepared { table, mapped, .. }) in tables.iter().enumerate() {
+        if let Some(other) = tables[..place].iter().find(|other| other.table.oid == table.oid) {
+            return Err(Unfit::All(Error::Fatal(twice(&other.table, table))));
+        }
+        if let Some(text) = share_keys(mapped, tables[..place].iter().map(|other| &other.mapped)) {
+            return Err(Unfit::All(Error::Fatal(text)));
         }
     }
     Ok((tables, catalogue))
@@ -105,10 +134,10 @@ pub(super) fn share_keys<'o>(table: &MappedTable, others: impl Iterator<Item = &
 }
 
 /// The statements that bring the publication to what is configured.
-pub(super) fn publishing(name: &str, publication: Option<&Publication>, tables: &[(Table, MappedTable)]) -> Vec<String> {
+pub(super) fn publishing(name: &str, publication: Option<&Publication>, tables: &[Prepared]) -> Vec<String> {
     let quoted_name = quoted(name);
     let names = |tables: &[&Table]| tables.iter().map(|table| table.only()).collect::<Vec<_>>().join(", ");
-    let all: Vec<&Table> = tables.iter().map(|(table, _)| table).collect();
+    let all: Vec<&Table> = tables.iter().map(|prepared| &prepared.table).collect();
     let Some(publication) = publication else {
         return vec![format!(
             "CREATE PUBLICATION {quoted_name} FOR TABLE {} WITH (publish = 'insert, update, delete, truncate', \
@@ -163,13 +192,9 @@ pub async fn install(settings: &PostgresSettings) -> Result<Report, Error> {
 }
 
 /// Brings the publication to what is configured. Returns the statements that did it.
-pub(super) async fn publish(
-    connection: &mut Connection,
-    settings: &PostgresSettings,
-    tables: &[(Table, MappedTable)],
-) -> Result<Vec<String>, Error> {
+pub(super) async fn publish(connection: &mut Connection, settings: &PostgresSettings, tables: &[Prepared]) -> Result<Vec<String>, Error> {
     let name = settings.publication();
-    if let Some((table, _)) = tables.iter().find(|(table, _)| table.filtered) {
+    if let Some(table) = tables.iter().map(|prepared| &prepared.table).find(|table| table.filtered) {
         return Err(Error::Fatal(format!(
             "the publication {name} leaves out rows or columns of {}, so that changes would be missed; run `ALTER PUBLICATION {} DROP TABLE {}`, \
              then `rowcast install`",

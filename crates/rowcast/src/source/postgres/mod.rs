@@ -5,19 +5,24 @@
 //! touched which the snapshot does not see.
 
 mod begin;
+mod cases;
 mod check;
 mod chunk;
 mod desk;
 mod feed;
+mod filter;
 mod fits;
 #[cfg(test)]
 mod hostile;
 mod inspect;
 mod install;
+mod judge;
 mod literal;
+mod outbox;
 pub mod pgoutput;
 mod readings;
 mod record;
+mod resolve;
 pub mod row;
 mod rows;
 #[cfg(test)]
@@ -26,6 +31,7 @@ mod schema;
 mod server;
 mod session;
 mod single;
+mod singles;
 mod slot;
 mod stream;
 mod touched;
@@ -39,9 +45,10 @@ use crate::change::{Bound, Position};
 use crate::mapping::TableSettings;
 
 pub use check::{check, misfits};
+pub use filter::expression as filter_expression;
 pub use inspect::{Inspection, TableInspection, Waiting, inspect, waiting};
 pub use install::{Report, install, plan, uninstall};
-pub use schema::{Column, Identity, Leaf, Membership, Table, UniqueKey};
+pub use schema::{Column, Generated, Identity, Leaf, Membership, Table, UniqueKey};
 pub use server::{Server, SslMode};
 pub use single::{count_rows, single_row};
 pub use slot::Slot;
@@ -146,6 +153,10 @@ impl Source for PostgresSource {
 
     async fn chunk(&mut self, table: usize, after: Option<&Bound>, limits: ChunkLimits) -> Result<Read, Error> {
         self.session()?.read_after(table, after, limits)
+    }
+
+    fn readings_max(&self) -> usize {
+        begin::READERS_MAX
     }
 
     async fn rows(&mut self, table: usize, pks: &[String], limits: ChunkLimits) -> Result<ReadRows, Error> {

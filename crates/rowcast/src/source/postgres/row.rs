@@ -66,6 +66,42 @@ impl<'r> Row<'r> {
     }
 }
 
+/// The cells of a row that are kept after the message that told them is gone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept {
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+}
+
+impl Kept {
+    /// Keeps these cells, in this order.
+    pub fn new<'c>(cells: impl Iterator<Item = Cell<'c>>) -> Kept {
+        let mut kept = Kept::default();
+        for cell in cells {
+            let start = kept.bytes.len();
+            kept.spans.push(match cell {
+                Cell::Null => Span::Null,
+                Cell::Unchanged => Span::Unchanged,
+                Cell::Text(text) => {
+                    kept.bytes.extend_from_slice(text);
+                    Span::Text { start, end: kept.bytes.len() }
+                }
+            });
+        }
+        kept
+    }
+
+    /// The cell at this place, counted from 0; `None` beyond the last one.
+    pub fn cell(&self, place: usize) -> Option<Cell<'_>> {
+        self.spans.get(place).map(|span| span.of(&self.bytes))
+    }
+
+    /// How long the texts are together.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 /// A column that goes into the JSON object.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'n> {
@@ -137,6 +173,11 @@ impl RowPlan {
             fields.push(Field { column: name.to_owned(), before, place, plan });
         }
         Ok(RowPlan { table: table.to_owned(), fields, scratch: Scratch::default() })
+    }
+
+    /// Whether the column at this place goes into the object.
+    pub(super) fn reads(&self, place: usize) -> bool {
+        self.fields.iter().any(|field| field.place == place)
     }
 
     /// Appends the JSON object of a row. A column that `cell` gives as unchanged is left out of the object, and its index among the

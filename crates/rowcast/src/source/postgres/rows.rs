@@ -1,9 +1,11 @@
 //! How the rows of one table become keys and JSON, whatever columns they come with. Pure.
 
+use std::fmt::Write;
+
 use super::row::{Cell, RowPlan, Wanted};
 use super::schema::Table;
 use super::types::Catalogue;
-use super::values::{Plan, Scratch};
+use super::values::{Plan, Reason, Scratch};
 use crate::batch::push_json_text;
 use crate::change::{Image, KeyValue};
 use crate::mapping::MappedTable;
@@ -48,9 +50,39 @@ pub(super) enum Nameless {
 }
 
 impl Part {
+    /// Appends the column's value as it stands in a primary key. Bytes that are no text stand in an object, which no value of a key looks
+    /// like.
+    fn push(&self, json: &mut String, text: &[u8], scratch: &mut Scratch) -> Result<(), Nameless> {
+        let before = json.len();
+        match self.plan.push_json(json, text, scratch) {
+            Ok(()) => Ok(()),
+            Err(Reason::NotUtf8) => {
+                json.truncate(before);
+                push_bytes(json, text);
+                Ok(())
+            }
+            Err(reason) => Err(Nameless::Unwritable(format!("the primary key's column {}: {reason}", self.name))),
+        }
+    }
+
     fn untold(&self) -> Nameless {
         Nameless::Untold(format!("the primary key's column {} is not told", self.name))
     }
+}
+
+/// Bytes that a database of the encoding SQL_ASCII took, as [`bytes_of`] reads them.
+fn push_bytes(json: &mut String, bytes: &[u8]) {
+    json.push_str("{\"bytes\":\"");
+    for byte in bytes {
+        write!(json, "{byte:02x}").expect("a String takes every write");
+    }
+    json.push_str("\"}");
+}
+
+/// The hexadecimal digits of bytes that stand in a key although they are no text.
+pub(super) fn bytes_of(json: &str) -> Option<&str> {
+    let digits = json.strip_prefix("{\"bytes\":\"")?.strip_suffix("\"}")?;
+    (digits.len().is_multiple_of(2) && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)
 }
 
 impl RowReader {
@@ -93,8 +125,7 @@ impl RowReader {
             push_json_text(&mut pk, &part.name);
             pk.push(':');
             let Some(Cell::Text(text)) = cell(part.place) else { return Err(part.untold()) };
-            let pushed = part.plan.push_json(&mut pk, text, &mut self.scratch);
-            pushed.map_err(|reason| Nameless::Unwritable(format!("the primary key's column {}: {reason}", part.name)))?;
+            part.push(&mut pk, text, &mut self.scratch)?;
         }
         pk.push('}');
         Ok(pk)
@@ -111,9 +142,10 @@ impl RowReader {
             push_json_text(&mut bound, &part.name);
             bound.push(':');
             let Some(Cell::Text(text)) = cell(part.place) else { return Err(part.untold()) };
-            let text = std::str::from_utf8(text);
-            let text = text.map_err(|_| Nameless::Unwritable(format!("the primary key's column {} is not UTF-8", part.name)))?;
-            push_json_text(&mut bound, text);
+            match std::str::from_utf8(text) {
+                Ok(text) => push_json_text(&mut bound, text),
+                Err(_) => push_bytes(&mut bound, text),
+            }
         }
         bound.push('}');
         Ok(bound)
@@ -145,6 +177,11 @@ impl RowReader {
             Ok(()) => None,
             Err(error) => Some(Image::Unreadable { key: Some(key), reason: error.to_string() }),
         }
+    }
+
+    /// Whether the column at this place is part of a key or of the row.
+    pub fn reads(&self, place: usize) -> bool {
+        self.row.reads(place) || self.primary_key.iter().chain(&self.template).any(|part| part.place == place)
     }
 
     /// Whether the log tells primary key and template of a row that is gone: all their columns are in the identity.

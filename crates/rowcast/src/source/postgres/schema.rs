@@ -7,7 +7,7 @@ use super::types::{self, Catalogue};
 use super::values::Plan;
 use super::wire::{Answer, Connection, Fault, literal};
 use crate::finding::Setting;
-use crate::mapping::{ColumnSchema, ColumnType, MappedTable, MappingError, TableSchema, TableSettings};
+use crate::mapping::{ColumnSchema, ColumnType, TableSchema};
 
 /// The server gives higher oids to what users make.
 const FIRST_OF_USERS: u32 = 16_384;
@@ -37,8 +37,24 @@ pub struct Column {
     pub declared: String,
     /// Whether it never holds a null.
     pub not_null: bool,
-    /// Whether the server computes it. Such a column is not in the log.
-    pub generated: bool,
+    /// Its collation as SQL writes it, where its type has any.
+    pub collation: Option<String>,
+    /// The type without length or precision where `unnest` takes a list of its values, each read as the type reads it: not of arrays and
+    /// composites, which it would take apart.
+    pub listed: Option<String>,
+    /// How the server computes it, if it does. Such a column is not in the log.
+    pub generated: Option<Generated>,
+}
+
+/// How the server computes a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// The expression.
+    pub expression: String,
+    /// The columns that are in it.
+    pub inputs: Vec<String>,
+    /// A partition that computes it otherwise.
+    pub differs_in: Option<String>,
 }
 
 /// A unique index over plain columns, without a condition.
@@ -64,7 +80,7 @@ pub enum Identity {
 }
 
 impl Identity {
-    fn has(&self, column: &str) -> bool {
+    pub(super) fn has(&self, column: &str) -> bool {
         match self {
             Identity::Columns(columns) => columns.iter().any(|name| name == column),
             Identity::Full => true,
@@ -156,10 +172,21 @@ pub(super) async fn read(
          FROM wanted w LEFT JOIN pg_publication p ON p.pubname = {publication} \
          LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = w.oid ORDER BY w.place"
     );
+    // With -1 a type without a length has a name that gives it none: character alone is one character long.
     let columns = format!(
         "WITH {wanted} SELECT w.place, a.attnum, a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), a.attnotnull, \
-         a.attgenerated <> '' FROM wanted w JOIN pg_attribute a ON a.attrelid = w.oid \
-         WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY w.place, a.attnum"
+         (SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname) FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace \
+         WHERE c.oid = a.attcollation), \
+         CASE WHEN t.typarray <> 0 AND t.typdelim = ',' AND t.typcategory <> 'C' AND t.typsubscript <> 'array_subscript_handler'::regproc \
+         THEN format_type(a.atttypid, -1) END, \
+         pg_get_expr(d.adbin, d.adrelid), {}, \
+         (SELECT e.adrelid::regclass FROM pg_partition_tree(w.oid) l JOIN pg_attribute b ON b.attrelid = l.relid AND b.attname = a.attname \
+         JOIN pg_attrdef e ON e.adrelid = l.relid AND e.adnum = b.attnum WHERE w.relkind = 'p' AND d.oid IS NOT NULL \
+         AND pg_get_expr(e.adbin, e.adrelid) <> pg_get_expr(d.adbin, d.adrelid) LIMIT 1) \
+         FROM wanted w JOIN pg_attribute a ON a.attrelid = w.oid JOIN pg_type t ON t.oid = a.atttypid \
+         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> '' \
+         WHERE a.attnum > 0 AND NOT a.attisdropped ORDER BY w.place, a.attnum",
+        inputs_of("a", "d")
     );
     let unique = format!(
         "WITH {wanted} SELECT w.place, i.indisprimary, i.indimmediate, to_json(array(SELECT a.attname::text \
@@ -203,6 +230,13 @@ pub(super) async fn read(
         }
         for cells in connection.query(&sql(&columns), PATIENCE).await? {
             let Some(table) = &mut found[place(&cells)?] else { continue };
+            let generated = |expression: &str| {
+                Ok(Generated {
+                    expression: expression.to_owned(),
+                    inputs: names_of(cells.text(9)?)?,
+                    differs_in: cells.maybe(10)?.map(str::to_owned),
+                })
+            };
             table.columns.push(Column {
                 number: cells.number(1)?,
                 name: cells.text(2)?.to_owned(),
@@ -210,7 +244,9 @@ pub(super) async fn read(
                 plan: Err(String::new()),
                 declared: cells.text(4)?.to_owned(),
                 not_null: cells.is_true(5),
-                generated: cells.is_true(6),
+                collation: cells.maybe(6)?.map(str::to_owned),
+                listed: cells.maybe(7)?.map(str::to_owned),
+                generated: cells.maybe(8)?.map(generated).transpose()?,
             });
         }
         for cells in connection.query(&sql(&unique), PATIENCE).await? {
@@ -266,14 +302,26 @@ fn letter(cells: &Answer, index: usize) -> Result<char, Fault> {
     Ok(cells.text(index)?.chars().next().unwrap_or(' '))
 }
 
-fn names_of(json: &str) -> Result<Vec<String>, Fault> {
+/// The expression that lists the columns in the expression of a generated column; `column` and `default` are the aliases of its rows in
+/// `pg_attribute` and `pg_attrdef`. Until version 14 it is the column itself that depends on the others, and not its expression.
+pub(super) fn inputs_of(column: &str, default: &str) -> String {
+    format!(
+        "to_json(array(SELECT DISTINCT i.attname::text FROM pg_depend p JOIN pg_attribute i ON i.attrelid = p.refobjid AND i.attnum = p.refobjsubid \
+         WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = {column}.attrelid AND p.refobjsubid > 0 AND p.refobjsubid <> {column}.attnum \
+         AND (p.classid = 'pg_attrdef'::regclass AND p.objid = {default}.oid OR p.classid = 'pg_class'::regclass AND p.objid = {column}.attrelid \
+         AND p.objsubid = {column}.attnum) ORDER BY 1))"
+    )
+}
+
+pub(super) fn names_of(json: &str) -> Result<Vec<String>, Fault> {
     serde_json::from_str(json).map_err(|error| Fault::Lost(format!("the server's answer is no list of names: {error}")))
 }
 
 impl Column {
     /// All that decides how its values look, and that it is the same column.
     fn fingerprint(&self) -> String {
-        format!("{} #{} {}", self.declared, self.number, self.definition())
+        let generated = self.generated.as_ref().map(|generated| format!(" as {}", generated.expression)).unwrap_or_default();
+        format!("{} #{} {}{generated}", self.declared, self.number, self.definition())
     }
 
     /// What its type is made of.
@@ -302,11 +350,12 @@ impl Table {
     /// What a mapping may use of it.
     pub fn mapped(&self) -> TableSchema {
         let not_null = |name: &String| self.columns.iter().any(|column| column.name == *name && column.not_null);
-        let columns = self.columns.iter().filter(|column| !column.generated);
         let leaf = |leaf: &Leaf| format!("{}/{}/{}", leaf.oid, leaf.file, leaf.attached);
         let membership = self.membership.map_or(String::new(), |membership| format!("{}/{}", membership.oid, membership.version));
         TableSchema {
-            columns: columns
+            columns: self
+                .columns
+                .iter()
                 .map(|column| ColumnSchema {
                     name: column.name.clone(),
                     // What cannot be part of a key is refused where a key asks for it.
@@ -334,119 +383,10 @@ impl Table {
         }
     }
 
-    /// Why it cannot be followed, whatever is configured for it; a sentence with the remedy.
-    pub fn trouble(&self) -> Option<String> {
-        let name = &self.name;
-        let kind = match (self.kind, self.persistence) {
-            ('r' | 'p', 'p') => None,
-            ('r' | 'p', 'u') => {
-                Some(format!("is unlogged, so that nothing of it is in the log; run `ALTER TABLE {} SET LOGGED`", self.sql_name()))
-            }
-            ('r' | 'p', _) => Some("is temporary and belongs to one session; map an ordinary table".to_owned()),
-            ('v', _) => Some("is a view; map the tables under it".to_owned()),
-            ('m', _) => Some("is a materialized view, whose refreshes are not in the log; map the tables under it".to_owned()),
-            ('f', _) => Some("is a foreign table; follow it where it is stored".to_owned()),
-            (kind, _) => Some(format!("is of a kind ({kind}) that cannot be followed")),
-        };
-        let foreign = || {
-            let leaf = self.leaves.iter().find(|leaf| leaf.kind != 'r')?;
-            Some(format!("has the partition {}, which is a foreign table; detach it", leaf.name))
-        };
-        let keyless = || {
-            self.primary_key().is_empty().then(|| format!("has no primary key; run `ALTER TABLE {} ADD PRIMARY KEY (…)`", self.sql_name()))
-        };
-        let partition = || self.is_partition.then(|| "is a partition; map the partitioned table, or detach it".to_owned());
-        kind.or_else(partition).or_else(foreign).or_else(keyless).map(|text| format!("table {name} {text}"))
-    }
-
-    /// Makes settings definite.
-    pub(super) fn resolve(&self, settings: &TableSettings) -> Result<MappedTable, Misfit> {
-        let misfit = |setting, text| Err(Misfit { setting, text });
-        if let Some(trouble) = self.trouble() {
-            return misfit(Setting::Name, trouble);
-        }
-        if settings.filter.is_some() {
-            let text =
-                format!("table {}: `where` is not supported for PostgreSQL yet; leave it out, or let the application filter", self.name);
-            return misfit(Setting::Where, text);
-        }
-        let generated = |name: &&String| self.columns.iter().any(|column| column.name == **name && column.generated);
-        if let Some(name) = settings.columns.iter().flatten().find(generated) {
-            let text =
-                format!("table {}: {name} is a generated column, which is not in PostgreSQL's log; leave it out of `columns`", self.name);
-            return misfit(Setting::Columns, text);
-        }
-        let mapped = MappedTable::resolve(settings, &self.mapped())
-            .map_err(|error: MappingError| Misfit { setting: error.setting(), text: error.to_string() })?;
-        let key_is_generated = self.primary_key().iter().find(generated);
-        if let Some(name) = key_is_generated {
-            let text = format!("table {}: the key's column {name} is generated and so not in PostgreSQL's log", self.name);
-            return misfit(Setting::Key, text);
-        }
-        for name in &mapped.columns {
-            if let Some(Err(refusal)) = self.column(name).map(|column| &column.plan) {
-                return misfit(
-                    Setting::Columns,
-                    format!("table {}, column {name}: {refusal}; leave the column out of `columns`", self.name),
-                );
-            }
-        }
-        let template = mapped.descriptor.keys.template.columns().map(|column| &column.column);
-        for name in template.chain(self.primary_key()) {
-            let key_type = self.column(name).and_then(|column| column.plan.as_ref().ok()).and_then(Plan::key_type);
-            if key_type.is_none() {
-                let declared = self.column(name).map_or("", |column| &column.declared);
-                let text = format!(
-                    "table {}: the key's column {name} is of type {declared}, of which two values may look the same in JSON; use a key of \
-                     other columns",
-                    self.name
-                );
-                return misfit(Setting::Key, text);
-            }
-        }
-        match self.identity_misfit(&mapped) {
-            Some(text) => misfit(Setting::Key, text),
-            None => Ok(mapped),
-        }
-    }
-
     /// The column of this name.
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
     }
-
-    /// The columns of primary key and template must be told of a row that is gone or has changed its key.
-    fn identity_misfit(&self, mapped: &MappedTable) -> Option<String> {
-        let template = mapped.descriptor.keys.template.columns().map(|column| column.column.as_str());
-        let needed: Vec<&str> = self.primary_key().iter().map(String::as_str).chain(template).collect();
-        for leaf in &self.leaves {
-            if leaf.identity == Identity::Nothing {
-                return Some(format!(
-                    "table {}: {} has no replica identity, so that UPDATE and DELETE fail as soon as it is published; run `ALTER TABLE {} \
-                     REPLICA IDENTITY DEFAULT`",
-                    self.name,
-                    leaf.name,
-                    sql(&leaf.name)
-                ));
-            }
-            if let Some(column) = needed.iter().find(|column| !leaf.identity.has(column)) {
-                return Some(format!(
-                    "table {}: the key needs the old value of {column}, which is not in the replica identity of {}; run `ALTER TABLE {} \
-                     REPLICA IDENTITY FULL`",
-                    self.name,
-                    leaf.name,
-                    sql(&leaf.name)
-                ));
-            }
-        }
-        None
-    }
-}
-
-/// `schema.name` as SQL writes it.
-fn sql(name: &str) -> String {
-    let (schema, relation) = split_name(name);
-    format!("{}.{}", super::wire::quoted(schema), super::wire::quoted(relation))
 }
 
 impl From<Misfit> for Error {

@@ -11,6 +11,8 @@ use super::super::{Error, Portion};
 use super::chunk::{ReadTable, Reading};
 use super::desk::{Ask, Desk, Told};
 use super::feed::Feed;
+use super::judge::{Evidence, Judge};
+use super::outbox::Outbox;
 use super::readings::{State, UnderWay};
 use super::record::{self, Keeping, Mark};
 use super::schema::{Membership, Table};
@@ -30,8 +32,6 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 const MARK_BYTES: u64 = 64 * 1024;
 /// Messages of readings become records no more often than this.
 const RECORD_EVERY: Duration = Duration::from_millis(500);
-/// How long a reading waits that the server refused for now.
-const NOT_NOW: Duration = Duration::from_secs(1);
 
 /// What a session stands on, made by [`super::begin`].
 #[derive(Debug)]
@@ -43,8 +43,12 @@ pub(super) struct Parts {
     pub feed: Feed,
     /// For what is short.
     pub aside: Desk,
-    /// For rows.
-    pub reader: Desk,
+    /// For rows: as many readings as these may be under way.
+    pub readers: Vec<Desk>,
+    /// For verdicts on rows, where any table needs them.
+    pub judge: Option<Desk>,
+    /// By table, who says what the log does not tell of its rows.
+    pub judges: Vec<Option<Arc<Judge>>>,
     pub told: mpsc::UnboundedReceiver<Result<Told, Fault>>,
     pub facts: Vec<Option<Table>>,
     pub read_tables: Vec<Arc<ReadTable>>,
@@ -59,13 +63,16 @@ pub(super) struct Parts {
 pub(super) struct Session {
     pub(super) parts: Parts,
     pub(super) frames: VecDeque<Frame>,
-    pub(super) ready: VecDeque<Portion>,
+    pub(super) outbox: Outbox,
     /// Up to where portions were handed out.
     pub(super) flushed: Position,
     pub(super) keeping: Keeping,
-    pub(super) under_way: Option<UnderWay>,
-    /// The next one.
-    pub(super) asked: Option<(usize, Reading)>,
+    /// The readings under way, each with its number, and with a connection of its own until it was answered.
+    pub(super) under_way: Vec<UnderWay>,
+    /// How many readings there were.
+    pub(super) readings: u64,
+    /// What is to be read next.
+    pub(super) asked: VecDeque<(usize, Reading)>,
     /// Whether the newest one was for rows that the log does not tell whole.
     pub(super) own_last: bool,
     /// Messages of ours: how many were written, and which came by last.
@@ -102,11 +109,12 @@ impl Session {
         let mut session = Session {
             parts,
             frames: VecDeque::new(),
-            ready: VecDeque::new(),
+            outbox: Outbox::default(),
             flushed,
             keeping,
-            under_way: None,
-            asked: None,
+            under_way: Vec::new(),
+            readings: 0,
+            asked: VecDeque::new(),
             own_last: false,
             written: 0,
             seen: 0,
@@ -132,14 +140,14 @@ impl Session {
     /// The next portion. Cancel safe: whatever has arrived stays here.
     pub async fn next(&mut self) -> Result<Portion, Error> {
         loop {
-            if let Some(portion) = self.ready.pop_front() {
-                return Ok(portion);
-            }
             while let Ok(told) = self.parts.told.try_recv() {
                 self.on_told(told)?;
             }
+            if let Some(portion) = self.outbox.pop() {
+                return Ok(portion);
+            }
             self.work();
-            if self.strange.is_none() {
+            if self.strange.is_none() && self.outbox.has_room() {
                 if self.take_frames()? {
                     continue;
                 }
@@ -175,7 +183,7 @@ impl Session {
     /// Takes in what has arrived, until there is a portion. Returns whether there was anything.
     fn take_frames(&mut self) -> Result<bool, Error> {
         let mut any = false;
-        while self.ready.is_empty() && self.strange.is_none() {
+        while !self.outbox.is_ready() && self.outbox.has_room() && self.strange.is_none() {
             let Some(frame) = self.frames.pop_front() else { break };
             any = true;
             match frame {
@@ -214,16 +222,16 @@ impl Session {
         self.seen = self.seen.max(mark);
         // All that came before it goes out first; what follows from the message must have gone out before its own position has.
         self.hand_out(committed.before);
-        if let Some(under_way) =
-            self.under_way.take_if(|under_way| matches!(under_way.state, State::Read { mark: awaited, .. } if awaited == mark))
-        {
+        let waits = |under_way: &UnderWay| matches!(under_way.state, State::Read { mark: awaited, .. } if awaited == mark);
+        if let Some(place) = self.under_way.iter().position(waits) {
+            let under_way = self.under_way.remove(place);
             self.finish(under_way, committed);
         }
         let behind = committed.end.saturating_sub(self.record_end) > MARK_BYTES;
         let due = self.last_record.is_none_or(|last| last.elapsed() >= RECORD_EVERY && (self.dirty || behind));
         if due {
             let mark = Mark { xid: committed.xid, committed_us: committed.committed_us };
-            self.ready.push_back(Portion::Record(record::record(&self.parts.lineage, committed.commit, &mark)));
+            self.outbox.push(Portion::Record(record::record(&self.parts.lineage, committed.commit, &mark)));
             self.keeping.published(committed.commit, committed.end);
             self.record_end = committed.end;
             self.last_record = Some(Instant::now());
@@ -244,18 +252,29 @@ impl Session {
     /// Hands out what there is, up to `to`.
     fn hand_out(&mut self, to: Position) {
         for (table, since) in std::mem::take(&mut self.parts.stream.resyncs) {
-            self.ready.push_back(Portion::Resync { table });
+            self.outbox.push(Portion::Resync { table });
             if let Some(since) = since {
                 // Whatever lies beyond what was handed out so far is forgotten only after the request is published.
                 self.keeping.hold(since, self.flushed.0 + 1);
             }
         }
-        let changes = self.parts.stream.take_changes();
+        let (changes, docket) = self.parts.stream.take_changes();
         if changes.is_empty() && to <= self.flushed {
             return;
         }
         self.flushed = to;
-        self.ready.push_back(Portion::Changes { changes, to, complete: self.parts.stream.between() });
+        let complete = self.parts.stream.between();
+        if docket.is_empty() {
+            self.outbox.push(Portion::Changes { changes, to, complete });
+            return;
+        }
+        let question = |(table, evidence): (usize, Evidence)| {
+            let judge = self.parts.judges[table].as_ref().expect("only rows of tables that have a judge wait for verdicts");
+            (table, Arc::clone(judge), evidence)
+        };
+        let questions = docket.evidence.into_iter().map(question).collect();
+        self.parts.judge.as_ref().expect("where there is a judge there is a connection for it").ask(Ask::Judge(questions));
+        self.outbox.push_unjudged(changes, docket.cases, to, complete);
     }
 
     fn on_strange(&mut self, table: usize) {
@@ -271,13 +290,10 @@ impl Session {
             Told::Snapshot(snapshot) => self.on_snapshot(&snapshot),
             Told::Emitted => {}
             Told::Looked(facts) => self.on_look(&facts)?,
-            Told::Read(readout) => self.on_readout(readout),
-            Told::NotNow(why) => {
-                tracing::info!("{why}; trying again");
-                self.next_look = Instant::now();
-                if let Some(under_way) = &mut self.under_way {
-                    under_way.state = State::Waiting { blockers: Vec::new(), not_before: Instant::now() + NOT_NOW };
-                }
+            Told::Read(number, outcome) => self.on_outcome(number, outcome),
+            Told::Judged(verdicts) => {
+                let untold = self.outbox.judged(verdicts);
+                self.parts.stream.want_all(untold);
             }
         }
         Ok(())
@@ -287,8 +303,10 @@ impl Session {
         self.polling = false;
         self.parts.stream.unseen.shown(snapshot);
         self.parts.barrier = self.parts.barrier.filter(|barrier| snapshot.xmin < *barrier);
-        if let Some(UnderWay { state: State::Waiting { blockers, .. }, .. }) = &mut self.under_way {
-            blockers.retain(|xid| !snapshot.sees(*xid));
+        for under_way in &mut self.under_way {
+            if let State::Waiting { blockers, .. } = &mut under_way.state {
+                blockers.retain(|xid| !snapshot.sees(*xid));
+            }
         }
         self.confirm();
     }
@@ -314,17 +332,14 @@ impl Session {
     /// Asks whatever is due to be asked.
     fn work(&mut self) {
         let now = Instant::now();
-        self.begin_reading();
+        self.begin_readings();
         self.watch_anew_if_much_was_touched();
-        if let Some(UnderWay { table, reading, state, .. }) = &mut self.under_way
-            && let State::Waiting { blockers, not_before } = state
-            && blockers.is_empty()
-            && *not_before <= now
-            && self.seen > 0
-            && self.parts.barrier.is_none()
-        {
-            *state = State::Asked;
-            self.parts.reader.ask(Ask::Read(Arc::clone(&self.parts.read_tables[*table]), reading.clone()));
+        if self.may_read() {
+            for under_way in self.under_way.iter_mut().filter(|under_way| under_way.is_due(now)) {
+                under_way.state = State::Asked;
+                let read_table = Arc::clone(&self.parts.read_tables[under_way.table]);
+                self.parts.readers[under_way.reader].ask(Ask::Read(under_way.number, read_table, under_way.reading.clone()));
+            }
         }
         if let Some(due) = self.poll_due()
             && due <= now
@@ -345,17 +360,21 @@ impl Session {
 
     /// Until when there is nothing to do unless something arrives.
     fn wake(&self) -> Instant {
-        let reading = match &self.under_way {
-            Some(UnderWay { state: State::Waiting { not_before, blockers }, .. }) if blockers.is_empty() => {
-                Some(*not_before).filter(|_| self.seen > 0 && self.parts.barrier.is_none())
-            }
+        let unblocked = |under_way: &UnderWay| match &under_way.state {
+            State::Waiting { not_before, blockers } if blockers.is_empty() => Some(*not_before),
             _ => None,
         };
+        let reading = self.under_way.iter().filter(|_| self.may_read()).filter_map(unblocked).min();
         [reading, self.poll_due(), self.mark_due()].into_iter().flatten().fold(self.next_look, Instant::min)
     }
 
     fn is_waiting(&self) -> bool {
-        matches!(&self.under_way, Some(UnderWay { state: State::Waiting { .. }, .. }))
+        self.under_way.iter().any(|under_way| matches!(under_way.state, State::Waiting { .. }))
+    }
+
+    /// Whether it is known what a reading must wait for.
+    fn may_read(&self) -> bool {
+        self.seen > 0 && self.parts.barrier.is_none()
     }
 
     fn poll_due(&self) -> Option<Instant> {
@@ -386,7 +405,7 @@ impl Session {
 
     fn confirm(&mut self) {
         let stream = &self.parts.stream;
-        let own = self.under_way.as_ref().and_then(|under_way| under_way.own);
+        let own = self.under_way.iter().filter_map(|under_way| under_way.own);
         let oldest = stream.unseen.oldest().into_iter().chain(stream.wanted_since()).chain(own).min();
         let confirmed = self.keeping.confirm(oldest);
         self.parts.feed.confirm(confirmed);

@@ -1,11 +1,14 @@
 //! One row, as it is now: for people who ask, not for the stream.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{ChunkLimits, SingleRow, SingleRowError};
 use super::chunk::{ReadTable, Reading, Wanted};
-use super::desk::Told;
+use super::desk::Outcome;
 use super::inspect::lineage;
+use super::install::Prepared;
+use super::judge::Judge;
 use super::schema::{self, Table};
 use super::wire::quoted;
 use super::{Error, PostgresSettings, install, slot};
@@ -27,12 +30,19 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
     let pk = typed_key(&found, key).map_err(SingleRowError::Key)?;
     let installed = slot::read(&mut connection, &settings.slot()).await.map_err(&explain)?.is_some();
     let whose = if installed { Some(lineage(settings, &mut connection).await?) } else { None };
-    let read_table = ReadTable::new(&found, &mapped, &catalogue);
+    // A question of somebody's must not move the end of the log, by which it is told whether the cache has come as far.
+    let judge = Judge::familiar(&found, &mapped, configured.filter.as_deref()).map_err(Error::from)?.map(Arc::new);
+    if let Some(judge) = &judge {
+        judge.prepare(&mut connection).await.map_err(&explain)?;
+    }
+    let prepared = Prepared { table: found, mapped, judge };
+    let read_table = ReadTable::new(&prepared, &catalogue);
+    let Prepared { table: found, mapped, .. } = prepared;
     let reading = Reading { wanted: Wanted::Rows(vec![pk.clone()]), limits: ChunkLimits { rows: 1, bytes: usize::MAX } };
     let readout = match read_table.read(&mut connection, reading).await.map_err(&explain)? {
-        Told::Read(Some(readout)) => readout,
-        Told::NotNow(why) => return Err(Error::Busy(why).into()),
-        _ => return Err(Error::Busy("the row was not read".to_owned()).into()),
+        Outcome::Rows(readout) => readout,
+        Outcome::NotNow(why) => return Err(Error::Busy(why).into()),
+        Outcome::NoKey => unreachable!("a row that is found by its key is read after no bound"),
     };
     // Whatever the row holds was written before here.
     let end = connection.query("SELECT pg_current_wal_insert_lsn() - '0/0'", PATIENCE).await.map_err(&explain)?;
@@ -42,7 +52,7 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
     };
     let as_of = whose.map(|lineage| (lineage, end));
     match readout.rows.into_iter().next() {
-        Some(row) => Ok(SingleRow { mapped, pk: row.pk, exists: !matches!(row.image, Image::Absent { .. }), image: row.image, as_of }),
+        Some(row) => Ok(SingleRow { mapped, pk: row.pk, exists: readout.existing > 0, image: row.image, as_of }),
         // A template that is not made of the primary key alone cannot be told without the row.
         None if template_in_key(&found, &mapped) => {
             Err(SingleRowError::Key(format!("{} is no primary key of {}", key.join(" "), configured.name)))

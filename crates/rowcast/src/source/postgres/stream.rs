@@ -1,12 +1,16 @@
 //! From the messages of the log to changes: which table, which row, where it stands. Pure.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::super::Error;
+use super::cases::{Court, Docket, Untold};
+use super::judge::Judge;
 use super::pgoutput::{self, Message, Old, Relation, Tuple};
-use super::row::{Cell, Cells};
+use super::row::{Cell, Cells, Kept};
 use super::rows::{Nameless, Place, RowReader};
 use super::schema::Table;
+use super::singles::Singles;
 use super::touched::Touched;
 use super::types::Catalogue;
 use super::visibility::Unseen;
@@ -16,8 +20,6 @@ use crate::mapping::MappedTable;
 /// How much one portion holds, more or less.
 const PORTION_CHANGES: usize = 2000;
 const PORTION_BYTES: usize = 1 << 20;
-/// How many rows of a table may wait to be read singly; more than that, and the whole table is read anew.
-const SINGLES_MAX: usize = 20_000;
 /// How many keys are remembered that a transaction took from a table whose uniqueness is checked only at its end.
 const TAKEN_MAX: usize = 100_000;
 
@@ -26,27 +28,27 @@ const TAKEN_MAX: usize = 100_000;
 pub(super) struct SessionTable {
     pub table: Table,
     pub mapped: MappedTable,
+    /// Who says what the log does not tell of its rows.
+    pub judge: Option<Arc<Judge>>,
     /// Whether two rows may have one key for a moment, within a transaction.
     pub deferred: bool,
 }
 
-/// Rows that the log does not tell whole, so that they must be read.
-#[derive(Debug, Default)]
-struct Singles {
-    pks: VecDeque<String>,
-    known: HashSet<String>,
-    /// The commit record of the oldest transaction that needs one of them.
-    since: u64,
+/// What is known of a row as it is told.
+enum Told {
+    Row(Image),
+    /// The server must judge it first.
+    Unjudged(Arc<Court>, Kept),
+    /// It must be read.
+    NotWhole,
 }
 
-impl Singles {
-    /// Takes up to so many out.
-    fn take(&mut self, most: usize) -> Vec<String> {
-        let taken: Vec<String> = self.pks.drain(..self.pks.len().min(most)).collect();
-        for pk in &taken {
-            self.known.remove(pk);
+impl Told {
+    fn of<'c>(reader: &mut RowReader, court: Option<&Arc<Court>>, cell: impl Fn(usize) -> Option<Cell<'c>>) -> Told {
+        match court {
+            None => reader.image(cell).map_or(Told::NotWhole, Told::Row),
+            Some(court) => court.keep(cell).map_or(Told::NotWhole, |row| Told::Unjudged(Arc::clone(court), row)),
         }
-        taken
     }
 }
 
@@ -101,7 +103,7 @@ enum Known {
     Other,
     /// Rows of a table; without a reader they are passed over. Where the log does not tell the old values that the keys need, because
     /// somebody has changed the replica identity, whatever goes or changes makes the table be read anew.
-    Ours { table: usize, reader: Option<Box<RowReader>>, in_identity: Vec<bool>, tells_old: bool },
+    Ours { table: usize, reader: Option<Box<RowReader>>, court: Option<Arc<Court>>, in_identity: Vec<bool>, tells_old: bool },
 }
 
 /// The stream so far.
@@ -117,12 +119,14 @@ pub(super) struct Stream {
     /// Everything before this was told.
     position: Position,
     pub unseen: Unseen,
-    /// Set while rows are being read.
-    pub touched: Option<Touched>,
-    singles: BTreeMap<usize, Singles>,
+    /// What is touched while rows are being read, by the number of the reading.
+    pub touched: BTreeMap<u64, Touched>,
+    singles: Singles,
     /// Tables that must be read anew as a whole, with the commit record of the oldest transaction before here that needs it.
     pub resyncs: BTreeMap<usize, Option<u64>>,
     changes: Vec<Change>,
+    /// The rows among them that the server must judge.
+    docket: Docket,
     bytes: usize,
     old_cells: Cells,
     new_cells: Cells,
@@ -143,10 +147,11 @@ impl Stream {
             open: None,
             position: from,
             unseen: Unseen::default(),
-            touched: None,
-            singles: BTreeMap::new(),
+            touched: BTreeMap::new(),
+            singles: Singles::default(),
             resyncs: BTreeMap::new(),
             changes: Vec::new(),
+            docket: Docket::default(),
             bytes: 0,
             old_cells: Cells::default(),
             new_cells: Cells::default(),
@@ -180,10 +185,10 @@ impl Stream {
         self.changes.len() >= PORTION_CHANGES || self.bytes >= PORTION_BYTES
     }
 
-    /// The changes so far.
-    pub fn take_changes(&mut self) -> Vec<Change> {
+    /// The changes so far, and what the server must judge first.
+    pub fn take_changes(&mut self) -> (Vec<Change>, Docket) {
         self.bytes = 0;
-        std::mem::take(&mut self.changes)
+        (std::mem::take(&mut self.changes), std::mem::take(&mut self.docket))
     }
 
     /// Whether there are any.
@@ -243,8 +248,7 @@ impl Stream {
 
     /// Takes out rows of one table that are to be read, with the commit record of the oldest transaction that needs them.
     pub fn wanted(&mut self, most: usize) -> Option<(usize, Vec<String>, u64)> {
-        let (&table, singles) = self.singles.iter_mut().find(|(_, singles)| !singles.pks.is_empty())?;
-        Some((table, singles.take(most), singles.since))
+        self.singles.take(most)
     }
 
     /// Puts back what was taken out and could not be read.
@@ -256,8 +260,14 @@ impl Stream {
 
     /// The commit record of the oldest transaction that needs rows which wait to be read, singly or with their whole table.
     pub fn wanted_since(&self) -> Option<u64> {
-        let singly = self.singles.values().filter(|singles| !singles.pks.is_empty()).map(|singles| singles.since);
-        singly.chain(self.resyncs.values().copied().flatten()).min()
+        self.singles.since().into_iter().chain(self.resyncs.values().copied().flatten()).min()
+    }
+
+    /// Rows that are to be cached must be read.
+    pub fn want_all(&mut self, untold: Vec<Untold>) {
+        for Untold { table, pk, commit } in untold {
+            self.want(table, pk, commit);
+        }
     }
 
     /// Rows with these columns are passed over, because they are older than the mapping; the table is read anew.
@@ -309,27 +319,36 @@ impl Stream {
         };
         let places: Vec<Place> = relation.columns().map(place).collect();
         let session = &self.tables[table];
-        let reader = RowReader::new(&session.table, &session.mapped, &self.catalogue, &places).map(Box::new);
+        let (reader, court) = match &session.judge {
+            None => (RowReader::new(&session.table, &session.mapped, &self.catalogue, &places), None),
+            Some(judge) => {
+                let court = Court::new(judge, &session.table, &session.mapped, &self.catalogue, &places).map(Arc::new);
+                (court.as_ref().map(|court| court.reader().clone()), court)
+            }
+        };
+        let reader = reader.map(Box::new);
         let strange = reader.is_none();
         let tells_old = reader.as_ref().is_some_and(|reader| reader.tells_old(&places));
         let in_identity = places.iter().map(|place| place.in_identity).collect();
-        self.known.insert(relation.oid, Known::Ours { table, reader, in_identity, tells_old });
+        self.known.insert(relation.oid, Known::Ours { table, reader, court, in_identity, tells_old });
         if strange { Step::Strange { table } } else { Step::Within }
     }
 
     fn insert(&mut self, relation: u32, new: &Tuple<'_>) -> Result<(), Error> {
-        let Some(Known::Ours { table, reader: Some(reader), .. }) = self.known.get_mut(&relation) else { return self.is_known(relation) };
+        let Some(Known::Ours { table, reader: Some(reader), court, .. }) = self.known.get_mut(&relation) else {
+            return self.is_known(relation);
+        };
         let table = *table;
         let row = new.locate(&mut self.new_cells);
         let cell = |place: usize| row.cell(place);
         let pk = reader.pk(cell).map_err(|why| nameless(&self.tables[table], why))?;
-        let image = reader.image(cell);
-        self.present(table, Op::Insert, pk, image);
+        let told = Told::of(reader, court.as_ref(), cell);
+        self.present(table, Op::Insert, pk, told);
         Ok(())
     }
 
     fn update(&mut self, relation: u32, old: Option<&Old<'_>>, new: &Tuple<'_>) -> Result<(), Error> {
-        let Some(Known::Ours { table, reader: Some(reader), in_identity, tells_old }) = self.known.get_mut(&relation) else {
+        let Some(Known::Ours { table, reader: Some(reader), court, in_identity, tells_old }) = self.known.get_mut(&relation) else {
             return self.is_known(relation);
         };
         let (table, tells_old) = (*table, *tells_old);
@@ -343,8 +362,8 @@ impl Stream {
                 Err(why) => return Err(nameless(&self.tables[table], why)),
             };
             if let Some(pk) = pk {
-                let image = reader.image(cell);
-                self.present(table, Op::Update, pk, image);
+                let told = Told::of(reader, court.as_ref(), cell);
+                self.present(table, Op::Update, pk, told);
             }
             if !tells_old {
                 self.resync(table, None);
@@ -371,16 +390,16 @@ impl Stream {
         } else {
             None
         };
-        let image = reader.image(after);
+        let told = Told::of(reader, court.as_ref(), after);
         if let Some((old_pk, key)) = gone {
             self.absent(table, old_pk, key);
         }
-        self.present(table, if moved { Op::Insert } else { Op::Update }, pk, image);
+        self.present(table, if moved { Op::Insert } else { Op::Update }, pk, told);
         Ok(())
     }
 
     fn delete(&mut self, relation: u32, old: &Old<'_>) -> Result<(), Error> {
-        let Some(Known::Ours { table, reader: Some(reader), in_identity, tells_old }) = self.known.get_mut(&relation) else {
+        let Some(Known::Ours { table, reader: Some(reader), in_identity, tells_old, .. }) = self.known.get_mut(&relation) else {
             return self.is_known(relation);
         };
         let table = *table;
@@ -402,13 +421,11 @@ impl Stream {
     fn truncate(&mut self, relation: u32) {
         let Some(&table) = self.leaves.get(&relation) else { return };
         let open = self.open.as_ref().expect("the server tells changes within transactions only");
-        if let Some(touched) = &mut self.touched {
+        for touched in self.touched.values_mut() {
             touched.all(open.xid, table);
         }
         // What waits to be read singly is gone; what comes after is told or asked for again.
-        if let Some(singles) = self.singles.get_mut(&table) {
-            drop(singles.take(usize::MAX));
-        }
+        self.singles.forget(table);
         let position = Position(open.commit, open.index);
         let committed_us = open.committed_us;
         let image = Image::Absent { key: Vec::new() };
@@ -423,33 +440,47 @@ impl Stream {
         }
     }
 
-    /// A row stands so; without an image it must be read.
-    fn present(&mut self, table: usize, op: Op, pk: String, image: Option<Image>) {
+    /// There is a row with this primary key.
+    fn present(&mut self, table: usize, op: Op, pk: String, told: Told) {
         let deferred = self.tables[table].deferred;
         let open = self.open.as_mut().expect("the server tells changes within transactions only");
-        if let Some(touched) = &mut self.touched {
+        for touched in self.touched.values_mut() {
             touched.row(open.xid, table, &pk);
         }
-        let Some(image) = image else {
-            let commit = open.commit;
-            self.want(table, pk, commit);
-            return;
+        let key = match &told {
+            Told::NotWhole => {
+                let commit = open.commit;
+                self.want(table, pk, commit);
+                return;
+            }
+            Told::Row(Image::Present { key, .. }) if deferred => Some(spelt(key)),
+            Told::Unjudged(court, row) if deferred => court.reader().key(|place| row.cell(place)).ok().map(|key| spelt(&key)),
+            Told::Row(_) | Told::Unjudged(..) => None,
         };
-        if deferred && let Image::Present { key, .. } = &image {
-            open.taken.insert((table, spelt(key)), pk.clone());
+        if let Some(key) = key {
+            open.taken.insert((table, key), pk.clone());
             if open.taken.len() > TAKEN_MAX {
                 open.taken.clear();
                 self.resync(table, None);
             }
         }
-        self.push(table, op, pk, image);
+        match told {
+            Told::Row(image) => self.push(table, op, pk, image),
+            Told::Unjudged(court, row) => {
+                self.bytes += row.len();
+                self.docket.add(self.changes.len(), table, &court, row);
+                // The verdict takes its place.
+                self.push(table, op, pk, Image::Absent { key: Vec::new() });
+            }
+            Told::NotWhole => unreachable!("it was returned from"),
+        }
     }
 
     /// No row has this primary key, or these template values, any more.
     fn absent(&mut self, table: usize, pk: String, key: Result<Vec<KeyValue>, String>) {
         let deferred = self.tables[table].deferred;
         let open = self.open.as_mut().expect("the server tells changes within transactions only");
-        if let Some(touched) = &mut self.touched {
+        for touched in self.touched.values_mut() {
             touched.row(open.xid, table, &pk);
         }
         let image = match key {
@@ -478,16 +509,8 @@ impl Stream {
     }
 
     fn want(&mut self, table: usize, pk: String, commit: u64) {
-        let singles = self.singles.entry(table).or_default();
-        singles.since = if singles.pks.is_empty() { commit } else { singles.since.min(commit) };
-        if singles.pks.len() >= SINGLES_MAX {
-            let since = singles.since;
-            drop(singles.take(usize::MAX));
+        if let Some(since) = self.singles.want(table, pk, commit) {
             self.resync(table, Some(since));
-            return;
-        }
-        if singles.known.insert(pk.clone()) {
-            singles.pks.push_back(pk);
         }
     }
 }
@@ -509,8 +532,8 @@ mod tests {
     #[test]
     fn rows_too_many_to_be_read_singly_hold_the_log_until_their_table_is_asked_for() {
         let mut stream = Stream::new(Vec::new(), Catalogue::default(), String::new(), Position::START);
-        for (row, commit) in (100..).enumerate().take(SINGLES_MAX + 1) {
-            stream.want(0, row.to_string(), commit);
+        for row in 0..=20_000_u64 {
+            stream.want(0, row.to_string(), 100 + row);
         }
         assert_eq!(stream.wanted(1), None);
         assert_eq!(stream.wanted_since(), Some(100));

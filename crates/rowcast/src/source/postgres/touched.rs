@@ -25,6 +25,8 @@ enum Keys {
 pub(super) struct Touched {
     table: usize,
     by: HashMap<u32, Keys>,
+    /// The newest transaction of which nothing is remembered, since so many others are.
+    beyond: Option<u32>,
     /// How many keys and transactions there are.
     remembered: usize,
 }
@@ -32,12 +34,16 @@ pub(super) struct Touched {
 impl Touched {
     /// Nothing yet; only this table matters.
     pub fn new(table: usize) -> Touched {
-        Touched { table, by: HashMap::new(), remembered: 0 }
+        Touched { table, by: HashMap::new(), beyond: None, remembered: 0 }
     }
 
     /// A row was named.
     pub fn row(&mut self, xid: u32, table: usize, pk: &str) {
         if table != self.table {
+            return;
+        }
+        if self.remembered >= ALL_MAX && !self.by.contains_key(&xid) {
+            self.pass_over(xid);
             return;
         }
         let keys = self.by.entry(xid).or_insert_with(|| {
@@ -57,6 +63,13 @@ impl Touched {
         }
     }
 
+    /// Nothing is remembered of a transaction but that there was one.
+    fn pass_over(&mut self, xid: u32) {
+        // Numbers begin anew after 32 bits, and no two that are in use are further apart than half of them.
+        let newest = self.beyond.filter(|before| before.wrapping_sub(xid) < 1 << 31);
+        self.beyond = Some(newest.unwrap_or(xid));
+    }
+
     /// Whether so much was touched that it is better to begin anew, as long as the server has not been asked for the rows.
     pub fn is_much(&self) -> bool {
         self.remembered >= ALL_MAX / 2
@@ -65,6 +78,10 @@ impl Touched {
     /// The table was truncated.
     pub fn all(&mut self, xid: u32, table: usize) {
         if table != self.table {
+            return;
+        }
+        if self.remembered >= ALL_MAX && !self.by.contains_key(&xid) {
+            self.pass_over(xid);
             return;
         }
         match self.by.insert(xid, Keys::All) {
@@ -77,6 +94,9 @@ impl Touched {
     /// Takes out of `rows` what transactions have touched that the snapshot does not see: what the stream says of it is newer. Returns
     /// whether that could be told; else the rows must be read again.
     pub fn strike_out(&self, snapshot: &Snapshot, rows: &mut Vec<ReadRow>) -> bool {
+        if self.beyond.is_some_and(|newest| !snapshot.has_ended(newest)) {
+            return false;
+        }
         for (_, keys) in self.by.iter().filter(|(xid, _)| !snapshot.sees(**xid)) {
             match keys {
                 Keys::These(keys) => rows.retain(|row| !keys.contains(&row.pk)),
@@ -131,6 +151,19 @@ mod tests {
         assert_eq!(struck(&touched), None, "what was not remembered must not be passed over");
         touched.all(20, 7);
         assert!(touched.remembered < ALL_MAX, "a truncate takes the place of keys");
+    }
+
+    #[test]
+    fn transactions_beyond_all_that_is_remembered_take_no_room() {
+        let mut touched = Touched::new(7);
+        for xid in 0..2 * u32::try_from(ALL_MAX).unwrap() {
+            touched.row(xid, 7, "1");
+        }
+        touched.all(9_999_999, 7);
+        assert!(touched.by.len() <= ALL_MAX && touched.remembered <= ALL_MAX + 1, "{} {}", touched.by.len(), touched.remembered);
+        let struck = |snapshot: &str| touched.strike_out(&Snapshot::read(snapshot).unwrap(), &mut rows(&["1"]));
+        assert!(!struck("9999999:10000001:9999999") && !struck("1:10000001:1"), "one of them may not be visible");
+        assert!(struck("10000000:10000001:"));
     }
 
     #[test]

@@ -39,6 +39,11 @@ impl Snapshot {
         xid < self.xmax && self.running.binary_search(&xid).is_err()
     }
 
+    /// Whether this transaction and every one before it has ended, so that what they have done is seen.
+    pub fn has_ended(&self, xid: u32) -> bool {
+        self.widen(xid) < self.xmin
+    }
+
     fn widen(&self, xid: u32) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the distance within 32 bits is what is wanted")]
         let distance = i64::from(xid.wrapping_sub(self.xmax as u32) as i32);

@@ -160,6 +160,11 @@ impl Connection {
     /// Runs statements and returns the rows of all of them. `patience` is how long the whole may take; after that, or if the future
     /// is dropped, the connection is of no use any more.
     pub async fn query(&mut self, sql: &str, patience: Duration) -> Result<Vec<Answer>, Fault> {
+        self.query_bytes(sql.as_bytes(), patience).await
+    }
+
+    /// The same with a text that may be of any encoding, as the session's is.
+    pub async fn query_bytes(&mut self, sql: &[u8], patience: Duration) -> Result<Vec<Answer>, Fault> {
         if self.busy {
             return Err(Fault::Lost("an earlier statement was given up".to_owned()));
         }
@@ -178,9 +183,17 @@ impl Connection {
         }
     }
 
-    async fn ask(&mut self, sql: &str) -> Result<Vec<Answer>, Fault> {
+    async fn ask(&mut self, sql: &[u8]) -> Result<Vec<Answer>, Fault> {
+        let too_long = || Fault::Hopeless("a statement is longer than a message of the protocol can be".to_owned());
+        let length = i32::try_from(4 + sql.len() + 1).map_err(|_| too_long())?;
+        if sql.contains(&0) {
+            return Err(Fault::Hopeless("a statement has a null character in it".to_owned()));
+        }
         let mut message = BytesMut::with_capacity(sql.len() + 6);
-        frontend::query(sql, &mut message).map_err(|error| Fault::Hopeless(error.to_string()))?;
+        message.put_u8(b'Q');
+        message.put_i32(length);
+        message.put_slice(sql);
+        message.put_u8(0);
         self.send(&message).await?;
         let mut rows = Vec::new();
         let mut refused = None;

@@ -78,7 +78,11 @@ async fn attempt(server: &Server, role: Role, name: &str, with_tls: bool) -> Res
     frontend::startup_message(parameters, &mut message).map_err(|error| Fault::Hopeless(error.to_string()))?;
     connection.send(&message).await?;
     log_in(server, &mut connection).await?;
-    until_ready(&mut connection).await?;
+    let server_encoding = until_ready(&mut connection).await?;
+    let encoding = values::client_encoding(&server_encoding);
+    if encoding != "UTF8" {
+        connection.query(&format!("SET client_encoding TO '{encoding}'"), AT_ONCE).await?;
+    }
     Ok(connection)
 }
 
@@ -180,14 +184,22 @@ fn password(server: &Server) -> Result<&str, Fault> {
     server.password.as_deref().ok_or_else(missing)
 }
 
-async fn until_ready(connection: &mut Connection) -> Result<(), Fault> {
+/// Waits for the end of the server's welcome, and returns the encoding of the database that it says.
+async fn until_ready(connection: &mut Connection) -> Result<String, Fault> {
+    let mut encoding = String::new();
     loop {
         let (tag, payload) = connection.receive().await?;
         match tag {
-            b'Z' => return Ok(()),
+            b'Z' => return Ok(encoding),
             b'E' => return Err(Fault::Ended(Box::new(ServerError::read(&payload)))),
-            // Notices, parameters, the key for cancelling.
-            b'N' | b'S' | b'K' | b'v' => {}
+            b'S' => {
+                let mut parts = payload.split(|byte| *byte == 0);
+                if let (Some(b"server_encoding"), Some(value)) = (parts.next(), parts.next()) {
+                    encoding = String::from_utf8_lossy(value).into_owned();
+                }
+            }
+            // Notices, the key for cancelling.
+            b'N' | b'K' | b'v' => {}
             other => return Err(unexpected(other)),
         }
     }

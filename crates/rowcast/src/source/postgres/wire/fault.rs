@@ -27,6 +27,19 @@ pub(in super::super) mod code {
     pub const CLASS_CONSTRAINT: &str = "23";
     /// A function of the user's has raised it; outside of tables that is one that a domain's check calls.
     pub const RAISED: &str = "P0001";
+    /// What begins like this is a statement that exceeds what the server can do: one value that makes it too large, say.
+    pub const CLASS_LIMIT: &str = "54";
+    pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    /// An expression that must not change by itself does, or takes in the whole row.
+    pub const NOT_IMMUTABLE: &str = "42P17";
+    pub const GROUPING_ERROR: &str = "42803";
+    pub const WINDOWING_ERROR: &str = "42P20";
+    pub const INVALID_COLUMN_REFERENCE: &str = "42P10";
+    pub const DATATYPE_MISMATCH: &str = "42804";
+    pub const UNDEFINED_PARAMETER_NUMBER: &str = "42P02";
+    pub const UNDEFINED_FUNCTION: &str = "42883";
+    /// What begins like this comes from a function of the user's.
+    pub const CLASS_RAISED: &str = "P0";
     pub const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
 }
 
@@ -105,6 +118,14 @@ impl Fault {
         match self {
             Fault::Refused(error) | Fault::Ended(error) => Some(&error.code),
             Fault::Lost(_) | Fault::Hopeless(_) => None,
+        }
+    }
+
+    /// The same as one that may pass: what the server refuses now it was asked to try out before.
+    pub fn passing(self) -> Fault {
+        match self {
+            Fault::Refused(error) => Fault::Lost(error.to_string()),
+            fault => fault,
         }
     }
 
