@@ -124,7 +124,7 @@ pub(super) async fn begin(
 }
 
 /// The tables as they are mapped. Where a session went before, one that cannot be followed any more is left out, and the others go on.
-async fn prepare(
+pub(super) async fn prepare(
     connection: &mut Connection,
     settings: &PostgresSettings,
     before: bool,
@@ -137,13 +137,12 @@ async fn prepare(
     loop {
         match install::prepare(connection, &fitting).await {
             Err(Error::Fatal(text)) if fitting.tables.len() > 1 => {
-                let (found, _) = schema::read(connection, &settings.publication(), &fitting.names())
+                let (found, _) = schema::read(connection, &settings.published(), &fitting.names())
                     .await
                     .map_err(settings.explain("reading the catalogue"))?;
-                let misfit = found
-                    .iter()
-                    .zip(&fitting.tables)
-                    .position(|(table, configured)| table.as_ref().is_none_or(|table| table.resolve(configured).is_err()));
+                let misfit = found.iter().zip(&fitting.tables).position(|(table, configured)| {
+                    table.as_ref().is_none_or(|table| table.resolve(configured, settings.capture).is_err())
+                });
                 let Some(misfit) = misfit else { return Err(Error::Fatal(text)) };
                 let left_out = fitting.tables.remove(misfit);
                 let note = format!("{text}; until then {} is left out", left_out.name);

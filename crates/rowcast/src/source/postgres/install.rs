@@ -7,7 +7,7 @@ use super::fits::server_fits;
 use super::schema::{self, Table};
 use super::types::Catalogue;
 use super::wire::{Connection, Fault, Role, dial, literal, quoted};
-use super::{PostgresSettings, slot};
+use super::{Capture, PostgresSettings, changelog, slot};
 use crate::mapping::MappedTable;
 
 /// How long a statement may take that waits for nobody.
@@ -64,11 +64,11 @@ pub(super) async fn prepare(
     settings: &PostgresSettings,
 ) -> Result<(Vec<(Table, MappedTable)>, Catalogue), Error> {
     let (found, catalogue) =
-        schema::read(connection, &settings.publication(), &settings.names()).await.map_err(settings.explain("reading the catalogue"))?;
+        schema::read(connection, &settings.published(), &settings.names()).await.map_err(settings.explain("reading the catalogue"))?;
     let mut tables: Vec<(Table, MappedTable)> = Vec::new();
     for (found, configured) in found.into_iter().zip(&settings.tables) {
         let table = found.ok_or_else(|| Error::Fatal(missing(&configured.name)))?;
-        let mapped = table.resolve(configured)?;
+        let mapped = table.resolve(configured, settings.capture)?;
         tables.push((table, mapped));
     }
     for (place, (table, mapped)) in tables.iter().enumerate() {
@@ -131,6 +131,9 @@ pub(super) fn publishing(name: &str, publication: Option<&Publication>, tables: 
 
 /// What [`install`] would do.
 pub async fn plan(settings: &PostgresSettings) -> Result<Vec<String>, Error> {
+    if settings.capture == Capture::Hooks {
+        return changelog::plan(settings).await;
+    }
     let mut connection = settings.connect("installing").await?;
     let (tables, _) = prepare(&mut connection, settings).await?;
     let name = settings.publication();
@@ -144,6 +147,9 @@ pub async fn plan(settings: &PostgresSettings) -> Result<Vec<String>, Error> {
 
 /// Makes what is missing. The publication comes first: a slot that is older than its publication fails for ever.
 pub async fn install(settings: &PostgresSettings) -> Result<Report, Error> {
+    if settings.capture == Capture::Hooks {
+        return changelog::install(settings).await;
+    }
     let mut connection = settings.connect("installing").await?;
     let mut report = Report::default();
     server_fits(&mut connection, settings).await?;
@@ -193,6 +199,9 @@ pub(super) async fn publish(
 
 /// Removes slot and publication, the slot first: one whose publication is gone fails for ever.
 pub async fn uninstall(settings: &PostgresSettings) -> Result<Report, Error> {
+    if settings.capture == Capture::Hooks {
+        return changelog::uninstall(settings).await;
+    }
     let mut connection = settings.connect("uninstalling").await?;
     let mut report = Report::default();
     let (name, slot_name) = (settings.publication(), settings.slot());

@@ -7,8 +7,8 @@ use super::chunk::{ReadTable, Reading, Wanted};
 use super::desk::Told;
 use super::inspect::lineage;
 use super::schema::{self, Table};
-use super::wire::quoted;
-use super::{Error, PostgresSettings, install, slot};
+use super::wire::{Connection, quoted};
+use super::{Capture, Error, PostgresSettings, changelog, install, slot};
 use crate::batch::push_json_text;
 use crate::change::Image;
 
@@ -21,12 +21,10 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
     let explain = settings.explain("looking for the row");
     let configured = &settings.tables[table];
     let names = [configured.name.clone()];
-    let (mut found, catalogue) = schema::read(&mut connection, &settings.publication(), &names).await.map_err(&explain)?;
+    let (mut found, catalogue) = schema::read(&mut connection, &settings.published(), &names).await.map_err(&explain)?;
     let found = found.pop().flatten().ok_or_else(|| Error::Fatal(install::missing(&configured.name)))?;
-    let mapped = found.resolve(configured).map_err(Error::from)?;
+    let mapped = found.resolve(configured, settings.capture).map_err(Error::from)?;
     let pk = typed_key(&found, key).map_err(SingleRowError::Key)?;
-    let installed = slot::read(&mut connection, &settings.slot()).await.map_err(&explain)?.is_some();
-    let whose = if installed { Some(lineage(settings, &mut connection).await?) } else { None };
     let read_table = ReadTable::new(&found, &mapped, &catalogue);
     let reading = Reading { wanted: Wanted::Rows(vec![pk.clone()]), limits: ChunkLimits { rows: 1, bytes: usize::MAX } };
     let readout = match read_table.read(&mut connection, reading).await.map_err(&explain)? {
@@ -34,13 +32,10 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
         Told::NotNow(why) => return Err(Error::Busy(why).into()),
         _ => return Err(Error::Busy("the row was not read".to_owned()).into()),
     };
-    // Whatever the row holds was written before here.
-    let end = connection.query("SELECT pg_current_wal_insert_lsn() - '0/0'", PATIENCE).await.map_err(&explain)?;
-    let end: u64 = match end.first() {
-        Some(row) => row.number(0).map_err(&explain)?,
-        None => return Err(Error::Busy("the server did not say where its log ends".to_owned()).into()),
+    let as_of = match settings.capture {
+        Capture::Log => as_of(settings, &mut connection).await?,
+        Capture::Hooks => changelog::as_of(&mut connection, &readout.snapshot).await.map_err(&explain)?,
     };
-    let as_of = whose.map(|lineage| (lineage, end));
     match readout.rows.into_iter().next() {
         Some(row) => Ok(SingleRow { mapped, pk: row.pk, exists: !matches!(row.image, Image::Absent { .. }), image: row.image, as_of }),
         // A template that is not made of the primary key alone cannot be told without the row.
@@ -54,6 +49,21 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
             mapped,
             as_of,
         }),
+    }
+}
+
+/// Whose history it is, and a position that has whatever was read before; `None` where nothing is installed.
+async fn as_of(settings: &PostgresSettings, connection: &mut Connection) -> Result<Option<(String, u64)>, Error> {
+    let explain = settings.explain("looking for the row");
+    if slot::read(connection, &settings.slot()).await.map_err(&explain)?.is_none() {
+        return Ok(None);
+    }
+    let whose = lineage(settings, connection).await?;
+    // Whatever the row holds was written before here.
+    let end = connection.query("SELECT pg_current_wal_insert_lsn() - '0/0'", PATIENCE).await.map_err(&explain)?;
+    match end.first() {
+        Some(row) => Ok(Some((whose, row.number(0).map_err(&explain)?))),
+        None => Err(Error::Busy("the server did not say where its log ends".to_owned())),
     }
 }
 
