@@ -5,6 +5,7 @@ mod chance;
 mod check;
 mod held;
 mod history;
+mod hooks;
 mod messages;
 mod oracle;
 mod pipeline;

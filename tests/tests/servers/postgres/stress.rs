@@ -18,7 +18,7 @@ const SECONDS: u64 = 10;
 const ROWS: u32 = 300;
 
 /// Twenty transactions of one to four statements.
-fn transactions(random: &mut StdRng) -> String {
+pub fn transactions(random: &mut StdRng) -> String {
     let mut sql = String::new();
     for _ in 0..20 {
         sql.push_str("BEGIN;");
