@@ -162,7 +162,9 @@ async fn a_large_backlog_is_shipped_in_several_reads() {
     let before = reads();
     server.execute("BEGIN; UPDATE t SET v = nextval('s') WHERE id = 1; PREPARE TRANSACTION 'early'").unwrap();
     server.execute("INSERT INTO t SELECT i FROM generate_series(1001, 50000) i").unwrap();
-    let inserts: String = (0..40).map(|i| format!("INSERT INTO t SELECT i FROM generate_series({0}1, {0}1000) i;", 100 + i)).collect();
+    let inserts: String = (0..40)
+        .map(|i| format!("INSERT INTO t SELECT i FROM generate_series({}, {}) i;", 100_001 + i * 1000, 101_000 + i * 1000))
+        .collect();
     server.execute(&inserts).unwrap();
     server.execute("COMMIT PREPARED 'early'").unwrap();
     pipeline.start_publisher();
