@@ -56,6 +56,7 @@ async fn look(connection: &mut Connection, settings: &PostgresSettings) -> Resul
     }
     let (all, _) = schema::read(connection, &settings.publication(), &settings.names()).await?;
     found.extend(left_over(connection, settings, &all).await?);
+    found.extend(changelog::unread(connection, settings).await?);
     let mapped = mapped_tables(connection, settings, all, &mut found).await?;
     for (index, table, _) in &mapped {
         let published = publication.as_ref().is_some_and(|publication| publication.all_tables) || table.membership.is_some();

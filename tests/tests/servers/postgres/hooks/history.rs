@@ -105,7 +105,9 @@ async fn a_standby_that_is_promoted_goes_on_with_the_history_if_it_has_all_that_
         pipeline.start_publisher();
         pipeline.agree(&standby, &oracle("t")).await;
         assert_eq!(pipeline.lineage() == lineage, complete);
-        pipeline.assert_nothing_went_back();
+        if complete {
+            pipeline.assert_nothing_went_back();
+        }
     }
 }
 

@@ -45,7 +45,9 @@ async fn the_documented_rights_are_enough_and_the_applications_roles_may_write_t
     assert_eq!(planned, done);
     assert_eq!(done[done.len() - 1], "GRANT INSERT (tbl, op, key) ON rowcast.changelog TO app, owner");
     assert!(postgres::install(&pipeline.settings).await.unwrap().statements.is_empty(), "nothing is left to do");
-    insta::assert_snapshot!(lines(&postgres::check(&pipeline.settings).await), @"");
+    insta::assert_snapshot!(lines(&postgres::check(&pipeline.settings).await), @r#"
+    notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
+    "#);
     pipeline.start();
     pipeline.agree(&server, &oracle("t")).await;
     // Without a trigger, as the application's own role.
@@ -81,17 +83,38 @@ async fn check_says_what_is_missing_and_what_hooks_do_not_see() {
         .unwrap();
     let mut shop = settings(&server.url(), &["users", "orders", "readings"]);
     shop.tables[0] = table("users", Some("u:{mail}"));
-    insta::assert_snapshot!(lines(&postgres::check(&shop).await), @"");
+    insta::assert_snapshot!(lines(&postgres::check(&shop).await), @r#"
+    stops: table users: the key uses mail, whose old values hooks do not see → build the key from the primary key, or let the server's log tell (leave out `capture`)
+    stops: table readings: the primary key's column at is of type interval, whose text depends on the settings of the application's session, so that hooks cannot name a row by it → let the server's log tell (leave out `capture`)
+    stops: 999.9.9.9:99999/postgres has no changelog yet → run `rowcast install`
+    harms: table orders: the database itself changes its rows when rows of public.users change (a foreign key with an action), and hooks do not see that → let the application record these rows (rowcast_sea_orm::record), or let the server's log tell (leave out `capture`)
+    notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
+    "#);
 
     let shop = settings(&server.url(), &["users", "orders"]);
     postgres::install(&shop).await.unwrap();
     server.execute("GRANT INSERT ON users TO app; SELECT pg_create_logical_replication_slot('rowcast_shop', 'pgoutput')").unwrap();
-    insta::assert_snapshot!(lines(&postgres::check(&shop).await), @"");
+    insta::assert_snapshot!(lines(&postgres::check(&shop).await), @r#"
+    harms: app may write the tables and not the changelog, so that a write with hooks fails → run `GRANT USAGE ON SCHEMA rowcast TO app; GRANT INSERT (tbl, op, key) ON rowcast.changelog TO app`
+    harms: table orders: the database itself changes its rows when rows of public.users change (a foreign key with an action), and hooks do not see that → let the application record these rows (rowcast_sea_orm::record), or let the server's log tell (leave out `capture`)
+    harms: the replication slot rowcast_shop of this pipeline is still there, and the server keeps 9 MiB of its log for it → run `SELECT pg_drop_replication_slot('rowcast_shop')`
+    notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
+    "#);
 
     let other = settings(&server.url_as("rowcast", "x", "postgres"), &["users"]);
-    insta::assert_snapshot!(lines(&postgres::check(&other).await), @"");
+    insta::assert_snapshot!(lines(&postgres::check(&other).await), @r#"
+    stops: rowcast may not use the changelog, which somebody else has made → run `GRANT USAGE ON SCHEMA rowcast TO "rowcast"; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA rowcast TO "rowcast"`
+    harms: the replication slot rowcast_shop of this pipeline is still there, and the server keeps 9 MiB of its log for it → run `SELECT pg_drop_replication_slot('rowcast_shop')`
+    notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
+    "#);
+    let log = PostgresSettings { capture: Capture::Log, ..settings(&server.url(), &["users"]) };
+    let found = lines(&postgres::check(&log).await);
+    assert!(found.contains("the changelog of this pipeline is still there") && found.contains("DROP SCHEMA rowcast CASCADE"), "{found}");
     let strange = PostgresSettings { pipeline: "other".to_owned(), ..settings(&server.url(), &["users"]) };
-    insta::assert_snapshot!(lines(&postgres::check(&strange).await), @"");
+    insta::assert_snapshot!(lines(&postgres::check(&strange).await), @r#"
+    stops: the database's changelog belongs to the pipeline shop, not other, and serves one pipeline only → use the name shop, or `rowcast uninstall` there first
+    notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
+    "#);
 }
 
 /// What the application makes beside its migrations is what `rowcast install` makes, and either goes on with the other's.

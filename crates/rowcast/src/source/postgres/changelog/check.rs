@@ -76,6 +76,19 @@ async fn changelog(connection: &mut Connection, settings: &PostgresSettings, tab
     Ok(found)
 }
 
+/// A changelog of this pipeline that nobody reads, because the server's log is read instead.
+pub(in super::super) async fn unread(connection: &mut Connection, settings: &PostgresSettings) -> Result<Option<Finding>, Fault> {
+    let usable = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'rowcast' AND c.relname = 'meta' \
+                  AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')";
+    if connection.query(usable, PATIENCE).await?.is_empty() {
+        return Ok(None);
+    }
+    let own = install::meta(connection).await?.is_some_and(|meta| meta.pipeline.as_ref() == Some(&settings.pipeline));
+    let message = "the changelog of this pipeline is still there, and grows with what the application's hooks write, for nobody";
+    let remedy = "write `capture = \"hooks\"`, or remove the hooks from the application and run `DROP SCHEMA rowcast CASCADE`";
+    Ok(own.then(|| Finding::new(Grade::Harms, message).mend(remedy)))
+}
+
 fn forbidden(settings: &PostgresSettings) -> Finding {
     let user = quoted(&settings.server.user);
     let message = format!("{} may not use the changelog, which somebody else has made", settings.server.user);

@@ -88,7 +88,11 @@ pub(super) fn stranger(meta: &Meta, settings: &PostgresSettings) -> Option<Strin
 pub(super) async fn require(connection: &mut Connection, settings: &PostgresSettings) -> Result<(), Error> {
     let explain = settings.explain("looking at the changelog");
     let place = settings.server.place();
-    let Some(meta) = meta(connection).await.map_err(&explain)? else {
+    let found = meta(connection).await.map_err(|fault| match (fault.code() == Some(code::INSUFFICIENT_PRIVILEGE), explain(fault)) {
+        (true, Error::Fatal(text)) => Error::Fatal(format!("{text}; `rowcast check` says what to grant")),
+        (_, error) => error,
+    });
+    let Some(meta) = found? else {
         return Err(Error::Fatal(format!("{place} has no changelog yet; run `rowcast install`")));
     };
     if let Some(text) = stranger(&meta, settings) {

@@ -20,7 +20,7 @@ use super::super::{ChunkLimits, Error, Portion, PositionRecord, Read, ReadRows, 
 use super::PostgresSettings;
 use crate::change::{Bound, Position};
 
-pub(super) use check::check;
+pub(super) use check::{check, unread};
 pub(super) use inspect::as_of;
 pub use inspect::waiting;
 pub(super) use install::{install, plan, uninstall};
