@@ -206,6 +206,9 @@ async fn a_key_is_what_the_row_says_and_what_is_no_key_is_passed_over() {
     server.execute(&name("'n'::regclass", "{\"id\":1.000}")).unwrap();
     pipeline.agree(&server, &oracle("n")).await;
     assert!(!pipeline.cached().contains_key("n:1.000"));
+    // Equal to the server, and another key in the cache.
+    server.execute("ALTER TABLE n ENABLE TRIGGER record; UPDATE n SET id = 1.0 WHERE id = 1").unwrap();
+    pipeline.agree(&server, &oracle("n")).await;
     // As an application with other settings writes it.
     server
         .execute(

@@ -82,22 +82,30 @@ async fn a_migration_that_locks_tables_one_after_the_other_is_never_ended_for_us
     let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'u'::regclass";
     let migration = held::Running::start(
         &server,
-        "BEGIN; UPDATE t SET v = nextval('s') WHERE id = 1; UPDATE u SET v = 2; LOCK TABLE u; SELECT pg_advisory_xact_lock_shared(1); LOCK TABLE t; COMMIT",
+        "BEGIN; UPDATE t SET v = nextval('s') WHERE id = 1; LOCK TABLE u; SELECT pg_advisory_xact_lock_shared(1);
+         ALTER TABLE u ALTER COLUMN v TYPE bigint USING v + 1; LOCK TABLE t; COMMIT",
     );
     until("the migration to have locked u", DEADLINE, async || (server.execute(locked).unwrap() == "1").then_some(())).await.unwrap();
-    server.execute("UPDATE t SET v = nextval('s') WHERE id = 2").unwrap();
-    pipeline.agree(&server, &oracle("t").replace(" FROM t", " FROM t UNION ALL SELECT 'u:1' || chr(9) || '{\"id\":1,\"v\":1}'")).await;
     // A row of u is named while it is locked: nothing goes out until the lock is gone, and nobody waits for us.
-    server.execute(&format!("INSERT INTO rowcast.changelog(tbl, op, key) VALUES ('u'::regclass, 'U', '{{\"id\":1}}')")).unwrap();
-    until("the changelog to wait for the lock", DEADLINE, async || {
-        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'u'::regclass";
-        (server.execute(waits).unwrap() == "1").then_some(())
-    })
-    .await
-    .unwrap();
+    server.execute("INSERT INTO rowcast.changelog(tbl, op, key) VALUES ('u'::regclass, 'U', '{\"id\":1}')").unwrap();
+    server.execute("UPDATE t SET v = nextval('s') WHERE id = 2").unwrap();
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'u'::regclass";
+    until("the changelog to wait for the lock", DEADLINE, async || (server.execute(waits).unwrap() == "1").then_some(())).await.unwrap();
+    // The rows are rewritten while a read waits whose snapshot is older: to that they seem gone.
+    let over = Arc::new(AtomicBool::new(false));
+    let watcher = {
+        let (cache, over) = (pipeline.cache.clone(), Arc::clone(&over));
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                assert!(cache.contents().values.contains_key("u:1"), "a row that was there all the time was removed");
+            }
+        })
+    };
     gate.open();
     migration.end();
     pipeline.agree(&server, &format!("{}; {}", oracle("t"), oracle("u"))).await;
+    over.store(true, Ordering::Relaxed);
+    watcher.join().unwrap();
     assert!(!server.log().unwrap().contains("deadlock detected"));
 }
 

@@ -103,7 +103,10 @@ impl Session {
     pub(super) fn on_readout(&mut self, readout: Option<Readout>) {
         let under_way = self.under_way.as_mut().expect("a reading is under way until it has been answered");
         match readout {
-            Some(readout) => under_way.state = State::Read(readout),
+            Some(readout) => {
+                under_way.state = State::Read(readout);
+                self.hurry();
+            }
             None => {
                 let table = under_way.table;
                 self.under_way = None;

@@ -175,8 +175,9 @@ impl Session {
     fn on_quiet(&mut self, snapshot: Snapshot) {
         let State::Polling { after_rows } = self.state else { return };
         self.seen = snapshot;
-        self.state = State::Waiting(Instant::now() + self.pace.quiet());
+        let wait = self.pace.quiet();
         self.passed(after_rows);
+        self.wait(wait);
     }
 
     fn on_opened(&mut self, opened: Opened) -> Result<(), Error> {
@@ -251,9 +252,22 @@ impl Session {
         self.seen = snapshot.clone();
         self.trim.shipped(number, snapshot);
         let wait = self.pace.news();
-        self.state = State::Waiting(if whole { Instant::now() + wait } else { Instant::now() });
         if whole {
             self.passed(after_rows);
+        }
+        self.wait(if whole { wait } else { Duration::ZERO });
+    }
+
+    /// Until the next look; rows that were read wait for it.
+    fn wait(&mut self, wait: Duration) {
+        let wait = if self.has_rows() { Duration::ZERO } else { wait };
+        self.state = State::Waiting(Instant::now() + wait);
+    }
+
+    /// Rows have been read and wait for the next look.
+    pub(super) fn hurry(&mut self) {
+        if let State::Waiting(due) = &mut self.state {
+            *due = Instant::now();
         }
     }
 
@@ -284,7 +298,7 @@ impl Session {
         let now = Instant::now();
         self.begin_reading(now);
         if let State::Waiting(due) = self.state
-            && (due <= now || self.has_rows())
+            && due <= now
             && !self.numbering
         {
             self.state = State::Polling { after_rows: self.has_rows() };
