@@ -1,6 +1,8 @@
 //! Servers that went back in time, others that took their place, changelogs that somebody emptied, and publishers that end at any moment.
 
+use rowcast::source::postgres::changelog::ChangelogSource;
 use rowcast::source::postgres::{self, Server};
+use rowcast::source::{Error, Portion, Source};
 use rowcast_testkit::postgres::PostgresServer;
 use rowcast_testkit::wait::until;
 
@@ -164,23 +166,69 @@ async fn a_changelog_that_was_emptied_or_made_anew_is_another_history() {
     pipeline.assert_nothing_went_back();
 }
 
-/// Two that both believe that they are the one: a read of the same number is made by one of them only.
+/// Two that both believe that they are the one: only one of them goes on from a read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_publishers_at_once_never_go_on_from_one_read() {
     let server = PostgresServer::start().unwrap();
-    let pipeline = on_rows(&server).await;
-    let lineage = pipeline.lineage();
-    let mut zombie = Pipeline::new(&server.url(), vec![table("t", None)]);
-    zombie.settings.capture = postgres::Capture::Hooks;
-    zombie.cache = pipeline.cache.clone();
-    // It has a broker of its own, and so no record: it begins another history, and the first one notices.
-    zombie.start_publisher();
-    for _ in 0..50 {
-        server.execute("UPDATE t SET v = nextval('s') WHERE id <= 20").unwrap();
-    }
-    zombie.stop_publisher().await;
-    server.execute("UPDATE t SET v = nextval('s') WHERE id > 20").unwrap();
-    pipeline.agree(&server, &oracle("t")).await;
-    assert_ne!(pipeline.lineage(), lineage);
-    pipeline.assert_nothing_went_back();
+    server.execute(ROWS).unwrap();
+    let pipeline = recorded(&server, vec![table("t", None)]).await;
+    let update = |id: u32| server.execute(&format!("UPDATE t SET v = nextval('s') WHERE id = {id}")).unwrap();
+    let mut one = ChangelogSource::new(pipeline.settings.clone());
+    let mut other = ChangelogSource::new(pipeline.settings.clone());
+    let begun = one.begin(None).await.unwrap();
+    let resumed = other.begin(Some(&begun.record)).await.unwrap();
+    assert_eq!((&resumed.lineage, resumed.from), (&begun.lineage, begun.from));
+    update(1);
+    let Portion::Record(record) = one.next().await.unwrap() else { panic!("the record comes first") };
+    assert!(record.position > begun.record.position);
+    let Portion::Changes { changes, to, complete: true } = one.next().await.unwrap() else { panic!("and the whole read") };
+    assert_eq!((changes.len(), changes[0].pk.as_str()), (1, r#"{"id":1}"#));
+    assert!(matches!(other.next().await, Err(Error::Changed(_))), "another has read on");
+    // It begins again, and then the first one finds itself overtaken. What was not forgotten comes once more.
+    let resumed = other.begin(Some(&record)).await.unwrap();
+    assert_eq!((&resumed.lineage, resumed.from), (&begun.lineage, begun.from));
+    update(2);
+    let Portion::Record(next) = other.next().await.unwrap() else { panic!("the record comes first") };
+    assert!(next.position >= to, "{next:?} {to}");
+    let Portion::Changes { changes, .. } = other.next().await.unwrap() else { panic!("and the whole read") };
+    assert_eq!(changes.len(), 2);
+    assert!(matches!(one.next().await, Err(Error::Changed(_))), "another has read on");
+}
+
+/// What was given up in the middle comes again under a greater number, and nothing stays open meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_is_given_up_is_made_again_under_a_greater_number() {
+    let server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let pipeline = recorded(&server, vec![table("t", None)]).await;
+    let mut source = ChangelogSource::new(pipeline.settings.clone());
+    source.begin(None).await.unwrap();
+    assert!(!source.abandon().await.unwrap(), "nothing is under way");
+    server.execute("UPDATE t SET v = nextval('s')").unwrap();
+    let Portion::Record(first) = source.next().await.unwrap() else { panic!("the record comes first") };
+    let Portion::Changes { complete: false, .. } = source.next().await.unwrap() else { panic!("a part of the read") };
+    assert!(source.abandon().await.unwrap());
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rowcast shop' AND state <> 'idle'";
+    assert_eq!(server.execute(open).unwrap(), "0");
+    let Portion::Record(second) = source.next().await.unwrap() else { panic!("the record comes first") };
+    assert!(second.position > first.position);
+    let mut keys = 0;
+    let end = loop {
+        match source.next().await.unwrap() {
+            Portion::Changes { changes, to, complete } => {
+                keys += changes.len();
+                if complete {
+                    break to;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(keys, 100);
+    // Forgotten, it is not shipped again by whoever resumes.
+    source.forget(end).await.unwrap();
+    source.release().await.unwrap();
+    let resumed = ChangelogSource::new(pipeline.settings.clone()).begin(Some(&second)).await.unwrap();
+    assert_eq!(resumed.from, end);
+    assert_eq!(server.execute("SELECT count(*) FROM rowcast.changelog").unwrap(), "0");
 }
