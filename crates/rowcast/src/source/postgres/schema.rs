@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::super::Error;
-use super::Capture;
 use super::types::{self, Catalogue};
 use super::values::Plan;
 use super::wire::{Answer, Connection, Fault, literal};
+use super::{Capture, changelog};
 use crate::finding::Setting;
 use crate::mapping::{ColumnSchema, ColumnType, MappedTable, MappingError, TableSchema, TableSettings};
 
@@ -407,7 +407,7 @@ impl Table {
         }
         let untold = match capture {
             Capture::Log => self.identity_misfit(&mapped),
-            Capture::Hooks => self.hooks_misfit(&mapped),
+            Capture::Hooks => changelog::misfit(self, &mapped),
         };
         match untold {
             Some(text) => misfit(Setting::Key, text),
@@ -445,29 +445,6 @@ impl Table {
             }
         }
         None
-    }
-}
-
-impl Table {
-    /// Hooks name a row by its primary key, as the application's session writes it.
-    fn hooks_misfit(&self, mapped: &MappedTable) -> Option<String> {
-        let beside = mapped.descriptor.keys.template.columns().find(|column| !self.primary_key().contains(&column.column));
-        if let Some(column) = beside {
-            return Some(format!(
-                "table {}: the key uses {}, whose old values hooks do not see; build the key from the primary key, or let the server's log \
-                 tell (leave out `capture`)",
-                self.name, column.column
-            ));
-        }
-        let depends = |name: &&String| self.column(name).and_then(|column| column.plan.as_ref().ok()).is_some_and(Plan::depends_on_session);
-        self.primary_key().iter().find(depends).map(|name| {
-            let declared = self.column(name).map_or("", |column| &column.declared);
-            format!(
-                "table {}: the primary key's column {name} is of type {declared}, whose text depends on the settings of the application's \
-                 session, so that hooks cannot name a row by it; let the server's log tell (leave out `capture`)",
-                self.name
-            )
-        })
     }
 }
 

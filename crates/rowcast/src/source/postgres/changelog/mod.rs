@@ -7,6 +7,7 @@
 mod begin;
 mod check;
 mod desk;
+mod fits;
 mod inspect;
 mod install;
 mod lookup;
@@ -21,6 +22,7 @@ use super::PostgresSettings;
 use crate::change::{Bound, Position};
 
 pub(super) use check::{check, unread};
+pub(super) use fits::misfit;
 pub(super) use inspect::as_of;
 pub use inspect::waiting;
 pub(super) use install::{install, plan, uninstall};
