@@ -2,14 +2,14 @@
 
 use rowcast::config::Config;
 use rowcast::finding::Finding;
-use rowcast::source::postgres::{self, PostgresSettings};
+use rowcast::source::postgres::{self, Capture, PostgresSettings};
 use rowcast::source::sqlite::{self, SqliteSettings};
-use rowcast::source::{Error, SingleRow, SingleRowError, SourceSettings};
+use rowcast::source::{Backlog, Error, SingleRow, SingleRowError, SourceSettings};
 
 /// What waits in the source for delivery.
 pub enum Waiting {
     /// Rows of a changelog.
-    Changelog(sqlite::Waiting),
+    Changelog(Backlog),
     /// The server's log.
     Log(Box<postgres::Waiting>),
 }
@@ -63,7 +63,10 @@ pub fn url(config: &Config) -> String {
 pub fn units(config: &Config) -> (&'static str, &'static str) {
     match &config.source {
         SourceSettings::Sqlite(_) => ("changelog row", "changelog rows"),
-        SourceSettings::Postgres(_) => ("byte of the server's log", "bytes of the server's log"),
+        SourceSettings::Postgres(settings) => match settings.capture {
+            Capture::Log => ("byte of the server's log", "bytes of the server's log"),
+            Capture::Hooks => ("read of the changelog", "reads of the changelog"),
+        },
     }
 }
 
@@ -117,9 +120,10 @@ pub async fn waiting(config: &Config) -> Result<Option<Waiting>, Error> {
         SourceSettings::Sqlite(SqliteSettings { path, .. }) => {
             sqlite::inspect(path).map(|inspection| inspection.changelog.map(Waiting::Changelog))
         }
-        SourceSettings::Postgres(settings) => {
-            postgres::waiting(settings).await.map(|waiting| waiting.map(|waiting| Waiting::Log(Box::new(waiting))))
-        }
+        SourceSettings::Postgres(settings) => match settings.capture {
+            Capture::Log => postgres::waiting(settings).await.map(|waiting| waiting.map(|waiting| Waiting::Log(Box::new(waiting)))),
+            Capture::Hooks => postgres::changelog::waiting(settings).await.map(|waiting| waiting.map(Waiting::Changelog)),
+        },
     }
 }
 

@@ -1,9 +1,12 @@
 //! SeaORM hooks that record changed rows for [rowcast](https://github.com/rowcast/rowcast), **in the transaction that changes them**.
 //!
-//! rowcast keeps a Redis cache in step with a SQL database. With these hooks an application on SQLite says itself which rows it
-//! changed: one row in the table `rowcast_changelog` for every model that is inserted, updated, saved or deleted, on the very
-//! connection that the model is written with. Both are committed or neither is. `rowcast publish` reads the table and ships the
+//! rowcast keeps a Redis cache in step with a SQL database. With these hooks an application says itself which rows it
+//! changed: one row in rowcast's changelog for every model that is inserted, updated, saved or deleted, on the very
+//! connection that the model is written with. Both are committed or neither is. `rowcast publish` reads the changelog and ships the
 //! rows; the application never waits for a broker.
+//!
+//! SQLite and PostgreSQL are written alike, and an entity need not know which it is on. On SQLite triggers are the other way, on PostgreSQL
+//! the server's own log, for whoever may use logical replication (`capture = "hooks"` in rowcast's configuration is for whoever may not).
 //!
 //! # Use
 //! Create the changelog once, beside the migrations:
@@ -57,11 +60,11 @@
 //! # Why a transaction is asked for
 //! On a plain connection the row and its changelog row would be two transactions, and a crash between them would leave the cache
 //! stale for ever. So the hooks refuse such a connection **before the row is written**. A `DatabaseTransaction` and everything
-//! that stands for one (nested transactions, a `DatabaseExecutor`, a wrapper of your own) will do. A table whose changes are recorded by
-//! triggers (`rowcast install`) may be written with any connection: the hooks then leave the recording to the triggers.
+//! that stands for one (nested transactions, a `DatabaseExecutor`, a wrapper of your own) will do. A table of SQLite whose changes are
+//! recorded by triggers (`rowcast install`) may be written with any connection: the hooks then leave the recording to the triggers.
 //!
 //! If a hooked operation fails, roll its transaction back, as one does: what an insert wrote before its hook failed is in it.
-//! The same holds for any other statement that fails: after some errors (a full disk, `RAISE(ROLLBACK)`, `ON CONFLICT ROLLBACK`) SQLite
+//! The same holds for any other statement that fails: PostgreSQL takes nothing more in that transaction. After some errors (a full disk, `RAISE(ROLLBACK)`, `ON CONFLICT ROLLBACK`) SQLite
 //! has rolled back itself. Who carries on with that `DatabaseTransaction` writes row and changelog row without one transaction around
 //! them, and its `commit()` fails.
 //!
@@ -71,26 +74,33 @@
 //! - `Entity::insert`, `insert_many`, `update`, `update_many`, `delete`, `delete_many`, `delete_by_id`, with whichever `exec`
 //!   (`exec_without_returning`, `on_conflict`, …): everything that starts from the entity and not from a model;
 //! - the links that `ActiveModelEx` removes in bulk from a junction table;
-//! - raw statements, and other programs that write to the file;
-//! - rows that the database itself changes: `ON DELETE CASCADE`, triggers, a row displaced by `REPLACE`;
+//! - raw statements, `COPY`, and other programs that write to the database;
+//! - rows that the database itself changes: `ON DELETE CASCADE`, triggers, a row displaced by `REPLACE`, partitions that come and go
+//!   (`TRUNCATE` and `ALTER TABLE` on PostgreSQL rowcast notices by itself, and reads the table again);
 //! - the old value of a changed key. SeaORM cannot change a primary key through a model (it takes the key to find the row), but the
-//!   statements above can; and a Redis key may be made of other columns (`key = "user:{email}"`), whose old value only a trigger knows.
+//!   statements above can; and a Redis key may be made of other columns (`key = "user:{email}"`), whose old value only a trigger or the server's log
+//!   knows.
 //!
-//! Where any of this happens to a table that is cached, let triggers record it: `rowcast install` writes them, they miss nothing, and
-//! entity and application stay as they are. Where it happens in one place only, say `insert_many`, [`record`] tells the changelog
+//! Where any of this happens to a table that is cached, let triggers record it, or on PostgreSQL the server's log (`capture` left out of
+//! rowcast's configuration, then `rowcast install`): they miss nothing. Where it happens in one place only, say `insert_many`, [`record`] tells the changelog
 //! what the statement did.
 //!
 //! Restricted connections (SeaORM's role based access) refuse the statements that the hooks need, and with them the change.
 
 mod changelog;
 mod install;
+mod postgres;
+mod sqlite;
 mod transaction;
 
 pub use changelog::Operation;
-use changelog::{Capture, append, capture, check, table};
+use changelog::{append, check, recorded_by_triggers, table};
 pub use install::install;
 use sea_orm::sea_query::IntoValueTuple;
-use sea_orm::{ActiveModelTrait, ConnectionTrait, DbErr, EntityTrait, Iterable, ModelTrait, PrimaryKeyToColumn, PrimaryKeyTrait, Value};
+use sea_orm::{
+    ActiveModelTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, Iterable, ModelTrait, PrimaryKeyToColumn, PrimaryKeyTrait,
+    Value,
+};
 
 #[doc(hidden)]
 pub use sea_orm;
@@ -221,13 +231,17 @@ fn key_of<A: ActiveModelTrait>(model: &A) -> Option<Vec<Value>> {
 /// Refuses, before anything is written, what could not be recorded in the same transaction.
 async fn require_transaction<E: EntityTrait, C: ConnectionTrait>(db: &C) -> Result<(), DbErr> {
     check::<E, C>(db)?;
-    if transaction::is_open(db).await? || capture::<E, C>(db).await? == Some(Capture::Triggers) {
+    if transaction::is_open(db).await? || recorded_by_triggers::<E, C>(db).await? {
         return Ok(());
     }
+    let otherwise = match db.get_database_backend() {
+        DatabaseBackend::Postgres => "remove rowcast_sea_orm::hooks! from the entity and let rowcast read the server's own log",
+        _ => "let triggers record the table",
+    };
     Err(DbErr::Custom(format!(
         "{}: nothing was written, because this connection is not in a transaction: the row and its entry in rowcast's changelog must be \
          committed together. Either `let txn = db.begin().await?;`, this operation with `&txn`, and `txn.commit().await?;` (or \
-         db.transaction(…)); or let triggers record the table: `rowcast install`",
+         db.transaction(…)); or {otherwise}: `rowcast install`",
         table::<E>()
     )))
 }

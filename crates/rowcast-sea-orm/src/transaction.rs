@@ -2,7 +2,7 @@
 
 use std::any::type_name;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, Statement};
 
 /// A statement that SQLite refuses inside a transaction and that does nothing outside of one.
 ///
@@ -25,14 +25,26 @@ pub(crate) async fn is_open<C: ConnectionTrait>(db: &C) -> Result<bool, DbErr> {
     if type_name::<C>() == type_name::<DatabaseTransaction>() {
         return Ok(true);
     }
-    ask_the_database(db).await
+    match db.get_database_backend() {
+        DatabaseBackend::Postgres => ask_postgres(db).await,
+        _ => ask_sqlite(db).await,
+    }
+}
+
+/// A setting that is made for a transaction alone is still there for its next statement, and gone where there is no transaction. Nothing
+/// else tells without an error, whose words depend on the server's language, and after which a transaction is of no use.
+async fn ask_postgres<C: ConnectionTrait>(db: &C) -> Result<bool, DbErr> {
+    let ask = |sql: &str| Statement::from_string(DatabaseBackend::Postgres, sql);
+    db.query_one_raw(ask("SELECT set_config('rowcast.transaction', 'open', true)")).await?;
+    let row = db.query_one_raw(ask("SELECT coalesce(current_setting('rowcast.transaction', true), '') = 'open'")).await?;
+    row.map_or(Ok(false), |row| row.try_get_by_index(0))
 }
 
 /// Reads nothing, so a transaction that has not begun to read does not begin now: one that reads before it writes can fail where
 /// one that only writes would wait for its turn.
 ///
 /// Should a SQLite ever answer otherwise, that means "no transaction", and the change is refused.
-async fn ask_the_database<C: ConnectionTrait>(db: &C) -> Result<bool, DbErr> {
+async fn ask_sqlite<C: ConnectionTrait>(db: &C) -> Result<bool, DbErr> {
     // Unprepared, because the check is made when the statement is compiled: a cached one would repeat the answer of its first use.
     match db.execute_unprepared(PROBE).await {
         Ok(_) => Ok(false),

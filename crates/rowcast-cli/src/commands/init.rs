@@ -109,7 +109,11 @@ async fn on_server(url: &str, server: &Server) -> Result<Found, Failure> {
     Ok(Found {
         name,
         place: server.place(),
-        source: line(&format!("url = {}", quoted(&url)), comment),
+        source: [
+            line(&format!("url = {}", quoted(&url)), comment),
+            line("# capture = \"hooks\"", "where the application records its changes through rowcast-sea-orm; else from the server's log"),
+        ]
+        .concat(),
         usable: usable.into_iter().map(|found| Candidate { name: found.table.name.clone(), schema: found.table.mapped() }).collect(),
         left_out: unusable.into_iter().map(|found| (on_one_line(&found.table.name), found.trouble.unwrap_or_default())).collect(),
         filters: false,

@@ -2,13 +2,33 @@
 
 use rowcast_testkit::postgres::{PostgresOptions, PostgresServer};
 
+use sea_orm::{ActiveModelTrait, Database, IntoActiveModel, ModelTrait, Set, TransactionTrait};
+
 use super::commands::{Said, said};
 use super::*;
 
-/// What docs/postgresql.md grants.
-fn least_privileges() -> String {
+/// The application's model, as it would be on any database.
+mod user {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "users")]
+    pub struct Model {
+        #[sea_orm(primary_key)]
+        pub id: i64,
+        pub name: String,
+    }
+
+    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    rowcast_sea_orm::hooks!(ActiveModel);
+}
+
+/// What docs/postgresql.md grants: the first script is for the log, the second for hooks.
+fn least_privileges(script: usize) -> String {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/postgresql.md")).unwrap();
-    let script = page.split("```sql").nth(1).and_then(|rest| rest.split("```").next()).expect("a script in docs/postgresql.md");
+    let script = page.split("```sql").nth(script).and_then(|rest| rest.split("```").next()).expect("a script in docs/postgresql.md");
     script.replace("<password>", "hunter2").replace("<database>", "postgres")
 }
 
@@ -28,7 +48,7 @@ async fn a_pipeline_on_postgresql_from_init_to_uninstall_with_the_documented_pri
              INSERT INTO users SELECT i, 'user ' || i, date '2000-01-01' + i FROM generate_series(1, 3000) i",
         )
         .unwrap();
-    server.execute(&format!("REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC; {}", least_privileges())).unwrap();
+    server.execute(&format!("REVOKE TEMPORARY ON DATABASE postgres FROM PUBLIC; {}", least_privileges(1))).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let url = server.url_as("rowcast", "hunter2", "postgres");
@@ -126,5 +146,92 @@ async fn a_pipeline_on_postgresql_from_init_to_uninstall_with_the_documented_pri
     assert!(!log().contains("hunter2"));
     ok(&said(folder, &["uninstall"]));
     assert_eq!(server.execute("SELECT (SELECT count(*) FROM pg_publication), (SELECT count(*) FROM pg_replication_slots)").unwrap(), "0|0");
+    assert!(said(folder, &["uninstall"]).stderr.contains("nothing to do"));
+}
+
+/// Neither logical decoding nor a WAL sender is to be had, and the user may not replicate.
+#[tokio::test]
+async fn an_application_on_sea_orm_and_postgresql_records_its_changes_itself() {
+    let (rabbit, redis) = (RabbitServer::start().unwrap(), RedisServer::start().await.unwrap());
+    let settings: &[_] = &[("wal_level", "minimal"), ("max_wal_senders", "0")];
+    let server = PostgresServer::start_with(&PostgresOptions { password: Some("super"), settings, ..PostgresOptions::default() }).unwrap();
+    server
+        .execute(
+            "CREATE ROLE app LOGIN PASSWORD 'app'; GRANT CREATE ON SCHEMA public TO app; SET ROLE app;
+             CREATE TABLE users(id bigserial PRIMARY KEY, name text NOT NULL); INSERT INTO users(name) SELECT 'user ' || i FROM generate_series(1, 3000) i",
+        )
+        .unwrap();
+    server.execute(&least_privileges(2)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    ok(&said(folder, &["init", &server.url_as("rowcast", "hunter2", "postgres")]));
+    let path = folder.join("rowcast.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text
+        .replace("${PGPASSWORD}", "hunter2")
+        .replace("# capture = \"hooks\"", "capture = \"hooks\"")
+        .replace("amqp://localhost", &rabbit.url())
+        .replace("redis://localhost", &redis.url());
+    std::fs::write(&path, text).unwrap();
+    let before = said(folder, &["check"]);
+    assert_eq!(before.code, Some(1), "{}", before.stdout);
+    assert!(before.stdout.contains("has no changelog yet") && before.stdout.contains("run `rowcast install`"), "{}", before.stdout);
+    assert!(ok(&said(folder, &["install", "--dry-run"])).contains("CREATE TABLE IF NOT EXISTS rowcast.changelog"));
+    let installed = said(folder, &["install"]);
+    ok(&installed);
+    assert!(installed.stderr.contains("GRANT INSERT (tbl, op, key) ON rowcast.changelog TO app"), "{}", installed.stderr);
+    assert!(said(folder, &["install"]).stderr.contains("nothing to do"));
+    assert!(ok(&said(folder, &["check"])).contains("nothing stops the pipeline"));
+
+    let running = start(folder, "run", "run.log");
+    let log = || std::fs::read_to_string(folder.join("run.log")).unwrap_or_default();
+    let value = async |key: &str, wanted: Option<&str>| {
+        let looked =
+            until(key, DEADLINE, async || (redis.query::<Option<String>>(&["GET", key]).await.unwrap().as_deref() == wanted).then_some(()));
+        looked.await.unwrap_or_else(|error| panic!("{error}\n{}", log()));
+    };
+    value("users:3000", Some(r#"{"id":3000,"name":"user 3000"}"#)).await;
+    let app = Database::connect(server.url_as("app", "app", "postgres")).await.unwrap();
+    let txn = app.begin().await.unwrap();
+    let ada = user::ActiveModel { name: Set("Ada".to_owned()), ..Default::default() }.insert(&txn).await.unwrap();
+    let other = user::ActiveModel { name: Set("Babbage".to_owned()), ..Default::default() }.insert(&txn).await.unwrap();
+    txn.commit().await.unwrap();
+    value(&format!("users:{}", other.id), Some(&format!(r#"{{"id":{},"name":"Babbage"}}"#, other.id))).await;
+    let txn = app.begin().await.unwrap();
+    let mut countess = ada.clone().into_active_model();
+    countess.name = Set("Countess".to_owned());
+    countess.update(&txn).await.unwrap();
+    user::Model { id: 1, name: String::new() }.delete(&txn).await.unwrap();
+    txn.commit().await.unwrap();
+    let txn = app.begin().await.unwrap();
+    other.clone().delete(&txn).await.unwrap();
+    txn.rollback().await.unwrap();
+    let key = format!("users:{}", ada.id);
+    value(&key, Some(&format!(r#"{{"id":{},"name":"Countess"}}"#, ada.id))).await;
+    value("users:1", None).await;
+    value(&format!("users:{}", other.id), Some(&format!(r#"{{"id":{},"name":"Babbage"}}"#, other.id))).await;
+
+    let settled = until("all partitions to settle", DEADLINE, async || {
+        let status = status(folder);
+        let partitions = status["cache"]["partitions"].as_array().unwrap().clone();
+        let settled = partitions.len() == 4 && partitions.iter().all(|p| p["resyncs"] == serde_json::json!([]) && p["behind"] == 0);
+        (settled && status["source"]["waiting"] == 0).then_some(status)
+    });
+    let found = settled.await.unwrap();
+    assert!(found["source"]["installed"] == true && found["stops"] == serde_json::json!([]), "{found}");
+    let shown = said(folder, &["status"]);
+    assert!(ok(&shown).contains("0 changelog rows are still kept for delivery"), "{}", shown.stdout);
+    let row = said(folder, &["get", "users", &ada.id.to_string()]);
+    assert!(ok(&row).contains("agree       yes") && row.stdout.contains("lag         none"), "{}", row.stdout);
+    redis.query::<()>(&["SET", &key, "{}"]).await.unwrap();
+    let row = said(folder, &["get", "users", &ada.id.to_string()]);
+    assert_eq!(row.code, Some(3), "{}", row.stdout);
+    ok(&said(folder, &["snapshot", "--table", "users"]));
+    value(&key, Some(&format!(r#"{{"id":{},"name":"Countess"}}"#, ada.id))).await;
+
+    end(running).await;
+    assert!(!log().contains("hunter2"));
+    ok(&said(folder, &["uninstall"]));
+    assert_eq!(server.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'rowcast'").unwrap(), "0");
     assert!(said(folder, &["uninstall"]).stderr.contains("nothing to do"));
 }

@@ -171,3 +171,32 @@ pub mod task {
 
     rowcast_sea_orm::hooks!(ActiveModel);
 }
+
+/// A key of what PostgreSQL alone has, in a schema of its own.
+pub mod mood {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum)]
+    #[sea_orm(rs_type = "String", db_type = "Enum", enum_name = "mood")]
+    pub enum Mood {
+        #[sea_orm(string_value = "fine")]
+        Fine,
+        #[sea_orm(string_value = "it's \\ \"odd\"")]
+        Odd,
+    }
+
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(schema_name = "Other", table_name = "the \"moods\"")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub mood: Mood,
+        #[sea_orm(primary_key, auto_increment = false, column_name = "it's")]
+        pub flag: bool,
+        pub name: String,
+    }
+
+    #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    rowcast_sea_orm::hooks!(ActiveModel);
+}

@@ -1,7 +1,8 @@
-//! What the hooks write, on real SQLite files through SeaORM's own driver.
+//! What the hooks write, on real SQLite files and PostgreSQL servers through SeaORM's own drivers.
 
 mod connections;
 mod database;
 mod entities;
 mod installation;
 mod operations;
+mod postgres;

@@ -91,8 +91,12 @@ impl<'d> Reader<'d> {
             (Database::Sqlite(path), capture) => {
                 SourceSettings::Sqlite(SqliteSettings { tables, capture, ..SqliteSettings::new(self.folder.join(path), &name) })
             }
-            (Database::Postgres(server), _) => {
-                SourceSettings::Postgres(Box::new(PostgresSettings { tables, ..PostgresSettings::new(*server, &name) }))
+            (Database::Postgres(server), capture) => {
+                let capture = match capture {
+                    Capture::Hooks => postgres::Capture::Hooks,
+                    Capture::Triggers => postgres::Capture::Log,
+                };
+                SourceSettings::Postgres(Box::new(PostgresSettings { tables, capture, ..PostgresSettings::new(*server, &name) }))
             }
         };
         Some(Config { pipeline, partitions, source, places, broker, cache: cache? })
@@ -136,9 +140,10 @@ impl<'d> Reader<'d> {
         let capture = self.choice(&section, "capture", &[("triggers", Capture::Triggers), ("hooks", Capture::Hooks)], Capture::Triggers);
         let url = self.document.required(&section, "url", EXAMPLE, self.environment)?;
         match Database::of(&url.value) {
-            Ok(Database::Postgres(_)) if section.table.contains_key("capture") => {
+            Ok(Database::Postgres(_)) if section.table.contains_key("capture") && capture == Some(Capture::Triggers) => {
                 let span = section.table.get("capture").map_or(section.place.clone(), Spanned::span);
-                let message = "`capture` is a setting of SQLite; PostgreSQL's own log is read, and nothing else is supported for it yet";
+                let message = "PostgreSQL's own log is read, not triggers; leave out `capture`, or write \"hooks\" where the application \
+                               records its changes through rowcast-sea-orm";
                 self.document.wrong(span, message.to_owned());
                 None
             }

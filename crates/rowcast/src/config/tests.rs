@@ -72,7 +72,10 @@ fn a_postgres_url_makes_a_postgres_source() {
     assert_eq!((settings.server.place().as_str(), settings.slot().as_str()), ("db:5432/shop", "rowcast_shop"));
     assert!(!format!("{config:?}").contains("hunter2"));
     let hooks = GOOD.replace("url = \"sqlite:shop.db\"", "url = \"postgres://ada:hunter2@db/shop\"\ncapture = \"hooks\"");
-    assert!(parse(&hooks).unwrap_err().to_string().contains("`capture` is a setting of SQLite"));
+    let hooked = parse(&hooks).unwrap();
+    assert!(matches!(&hooked.source, SourceSettings::Postgres(settings) if settings.capture == crate::source::postgres::Capture::Hooks));
+    let triggers = hooks.replace("hooks", "triggers");
+    assert!(parse(&triggers).unwrap_err().to_string().contains("PostgreSQL's own log is read, not triggers"));
 }
 
 #[test]

@@ -14,7 +14,8 @@ use crate::mapping::{MappedTable, TableSettings};
 pub mod postgres;
 pub mod sqlite;
 
-use postgres::{PostgresSettings, PostgresSource};
+use postgres::changelog::ChangelogSource;
+use postgres::{Capture, PostgresSettings, PostgresSource};
 use sqlite::{SqliteSettings, SqliteSource};
 
 /// The source's own proof that its history is still the one that was shipped: which change stands at a position.
@@ -193,6 +194,21 @@ pub trait Source: Send {
     fn release(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
+/// The state of a changelog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Rows that have not been forgotten.
+    pub rows: u64,
+    /// The first part of the newest position (SQLite: the newest id; PostgreSQL: where the newest read ends); 0 where there is none.
+    pub newest: u64,
+    /// Everything up to this one has been confirmed.
+    pub forgotten: u64,
+    /// Whose history it is.
+    pub lineage: String,
+    /// Whose pipeline it serves.
+    pub pipeline: Option<String>,
+}
+
 /// Why a row cannot be looked for.
 #[derive(Debug, thiserror::Error)]
 pub enum SingleRowError {
@@ -246,6 +262,8 @@ pub enum AnySource {
     Sqlite(SqliteSource),
     /// A PostgreSQL database.
     Postgres(Box<PostgresSource>),
+    /// A PostgreSQL database with a changelog.
+    PostgresChangelog(Box<ChangelogSource>),
 }
 
 impl AnySource {
@@ -253,7 +271,10 @@ impl AnySource {
     pub fn new(settings: SourceSettings) -> std::io::Result<AnySource> {
         Ok(match settings {
             SourceSettings::Sqlite(settings) => AnySource::Sqlite(SqliteSource::new(settings)?),
-            SourceSettings::Postgres(settings) => AnySource::Postgres(Box::new(PostgresSource::new(*settings))),
+            SourceSettings::Postgres(settings) => match settings.capture {
+                Capture::Log => AnySource::Postgres(Box::new(PostgresSource::new(*settings))),
+                Capture::Hooks => AnySource::PostgresChangelog(Box::new(ChangelogSource::new(*settings))),
+            },
         })
     }
 }
@@ -264,6 +285,7 @@ macro_rules! either {
         match $any {
             AnySource::Sqlite($source) => $body,
             AnySource::Postgres($source) => $body,
+            AnySource::PostgresChangelog($source) => $body,
         }
     };
 }

@@ -36,8 +36,8 @@ async fn a_server_that_is_not_ready_is_told_what_it_lacks() {
     harms: the replication slot rowcast_shop is not there yet → run `rowcast install`
     stops: no replication slot is left on this server → run `ALTER SYSTEM SET max_replication_slots = 20`, then restart the server; or drop a slot that nobody uses
     stops: the publication rowcast_shop is not there → run `rowcast install`
-    stops: there is no table user in the schema public (a name without a schema means the schema public) → did you mean users?
     stops: table users: its rows cannot be read: permission denied for table users → run `GRANT USAGE ON SCHEMA "public" TO "app"; GRANT SELECT ON "public"."users" TO "app"`
+    stops: there is no table user in the schema public (a name without a schema means the schema public) → did you mean users?
     "#);
     let error = postgres::install(&settings(&server.url(), &["users"])).await.unwrap_err();
     assert!(error.to_string().contains("wal_level = logical"), "{error}");

@@ -7,6 +7,7 @@ mod encodings;
 mod filters;
 mod held;
 mod history;
+mod hooks;
 mod messages;
 mod oracle;
 mod pipeline;

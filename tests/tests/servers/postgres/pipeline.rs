@@ -17,7 +17,8 @@ use rowcast::mapping::TableSettings;
 use rowcast::meter::Meter;
 use rowcast::publisher::{self, Publisher};
 use rowcast::request::Request;
-use rowcast::source::postgres::{self, PostgresSettings, PostgresSource, Server};
+use rowcast::source::postgres::{self, Capture, PostgresSettings, Server};
+use rowcast::source::{AnySource, SourceSettings};
 use rowcast::stop::{self, Stopper};
 use rowcast_testkit::postgres::PostgresServer;
 use rowcast_testkit::wait::until;
@@ -58,6 +59,14 @@ impl Pipeline {
         pipeline
     }
 
+    /// A pipeline whose changes hooks record, installed.
+    pub async fn hooked(server: &PostgresServer, tables: Vec<TableSettings>) -> Pipeline {
+        let mut pipeline = Pipeline::new(&server.url(), tables);
+        pipeline.settings.capture = Capture::Hooks;
+        postgres::install(&pipeline.settings).await.unwrap();
+        pipeline
+    }
+
     /// The same, not installed.
     pub fn new(url: &str, tables: Vec<TableSettings>) -> Pipeline {
         // What is said shows where a test fails.
@@ -81,7 +90,7 @@ impl Pipeline {
 
     pub fn start_publisher(&mut self) {
         let settings = publisher::Settings { heartbeat: Duration::from_millis(200), ..publisher::Settings::new("shop", PARTITIONS) };
-        let source = PostgresSource::new(self.settings.clone());
+        let source = AnySource::new(SourceSettings::Postgres(Box::new(self.settings.clone()))).unwrap();
         let publisher = Publisher::new(settings, source, self.broker.clone(), Arc::new(Meter::default()));
         let (stopper, stop) = stop::channel();
         let task = tokio::spawn(async move { publisher.run(stop).await.map_err(|error| error.to_string()) });

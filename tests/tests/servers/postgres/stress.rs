@@ -23,7 +23,7 @@ const TABLES: [&str; 3] = ["t", "u", "w"];
 const FILTER: &str = "v % 3 <> 0";
 
 /// Twenty transactions of one to four statements.
-fn transactions(random: &mut StdRng) -> String {
+pub fn transactions(random: &mut StdRng) -> String {
     let mut sql = String::new();
     for _ in 0..20 {
         sql.push_str("BEGIN;");

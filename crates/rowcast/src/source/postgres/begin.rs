@@ -137,7 +137,7 @@ pub(super) async fn begin(
 }
 
 /// The tables as they are mapped. Where a session went before, one that cannot be followed any more is left out, and the others go on.
-async fn prepare(
+pub(super) async fn prepare(
     connection: &mut Connection,
     settings: &PostgresSettings,
     before: bool,

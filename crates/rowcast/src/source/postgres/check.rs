@@ -7,7 +7,7 @@ use super::judge::Judge;
 use super::schema::{self, Misfit, Table};
 use super::slot::{self, Slot};
 use super::wire::{Connection, Fault, literal, quoted};
-use super::{PostgresSettings, fits, install};
+use super::{Capture, PostgresSettings, changelog, fits, install};
 use crate::finding::{Finding, Grade, Setting};
 use crate::mapping::{MappedTable, Proof, nearest};
 
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// So much log kept for a slot is more than a moment's backlog.
 const RETAINED_BYTES: u64 = 1 << 30;
 
-const INSTALL: &str = "run `rowcast install`";
+pub(super) const INSTALL: &str = "run `rowcast install`";
 
 /// Looks at the database as the pipeline would use it, and changes nothing.
 pub async fn check(settings: &PostgresSettings) -> Vec<Finding> {
@@ -26,7 +26,11 @@ pub async fn check(settings: &PostgresSettings) -> Vec<Finding> {
         Ok(connection) => connection,
         Err(error) => return vec![sentence(error)],
     };
-    match look(&mut connection, settings).await {
+    let looked = match settings.capture {
+        Capture::Log => look(&mut connection, settings).await,
+        Capture::Hooks => changelog::check(&mut connection, settings).await,
+    };
+    match looked {
         Ok(found) => found,
         Err(fault) => vec![sentence(fault.explain(&place, "looking at it"))],
     }
@@ -42,12 +46,7 @@ pub async fn misfits(settings: &PostgresSettings) -> Vec<Finding> {
 async fn look(connection: &mut Connection, settings: &PostgresSettings) -> Result<Vec<Finding>, Fault> {
     let facts = fits::facts(connection).await?;
     let mut found: Vec<Finding> = facts.impossible(settings).iter().map(|sentence| Finding::of_sentence(Grade::Stops, sentence)).collect();
-    if facts.encoding == "SQL_ASCII" {
-        found.push(Finding::new(
-            Grade::Harms,
-            "the database's encoding is SQL_ASCII, which takes any bytes; rows with text that is not UTF-8 become dead letters",
-        ));
-    }
+    found.extend(encoding(&facts));
     found.extend(synchronous(&facts.synchronous_standbys));
     let slot = slot::read(connection, &settings.slot()).await?;
     found.extend(about_slot(settings, slot.as_ref(), &facts));
@@ -58,34 +57,9 @@ async fn look(connection: &mut Connection, settings: &PostgresSettings) -> Resul
     }
     let (all, _) = schema::read(connection, &settings.publication(), &settings.names()).await?;
     found.extend(left_over(connection, settings, &all).await?);
-    let mut mapped: Vec<(usize, Table, MappedTable)> = Vec::new();
-    for (index, (table, configured)) in all.into_iter().zip(&settings.tables).enumerate() {
-        let Some(table) = table else {
-            found.push(absent(connection, &configured.name).await?.about(index, Setting::Name));
-            continue;
-        };
-        match table.resolve(configured) {
-            Ok(resolved) => {
-                // A standby, which is refused as it is, makes no temporary table.
-                if !facts.in_recovery
-                    && let Err(Misfit { setting, text }) =
-                        Judge::appoint(connection, &table, &resolved, configured.filter.as_deref()).await?
-                {
-                    found.push(Finding::of_sentence(Grade::Stops, &text).about(index, setting));
-                }
-                mapped.push((index, table, resolved));
-            }
-            Err(Misfit { setting, text }) => found.push(Finding::of_sentence(Grade::Stops, &text).about(index, setting)),
-        }
-    }
-    for (place, (index, table, resolved)) in mapped.iter().enumerate() {
-        if let Some((_, other, _)) = mapped[..place].iter().find(|(_, other, _)| other.oid == table.oid) {
-            found.push(Finding::of_sentence(Grade::Stops, &install::twice(other, table)).about(*index, Setting::Name));
-            continue;
-        }
-        if let Some(text) = install::share_keys(resolved, mapped[..place].iter().map(|(_, _, other)| other)) {
-            found.push(Finding::of_sentence(Grade::Stops, &text).about(*index, Setting::Key));
-        }
+    found.extend(changelog::unread(connection, settings).await?);
+    let mapped = mapped_tables(connection, settings, facts.in_recovery, all, &mut found).await?;
+    for (index, table, _) in &mapped {
         let published = publication.as_ref().is_some_and(|publication| publication.all_tables) || table.membership.is_some();
         if publication.is_some() && !published {
             found.push(
@@ -101,10 +75,66 @@ async fn look(connection: &mut Connection, settings: &PostgresSettings) -> Resul
             );
             found.push(Finding::new(Grade::Stops, message).mend(remedy).about(*index, Setting::Name));
         }
-        found.extend(open_end(resolved).map(|finding| finding.about(*index, Setting::Key)));
-        found.extend(readable(connection, settings, table).await?.map(|finding| finding.about(*index, Setting::Name)));
     }
     Ok(found)
+}
+
+/// The tables that can be mapped, by their places in the settings.
+pub(super) type MappedTables = Vec<(usize, Table, MappedTable)>;
+
+/// What is to be said of the tables themselves, and those that can be mapped.
+pub(super) async fn mapped_tables(
+    connection: &mut Connection,
+    settings: &PostgresSettings,
+    in_recovery: bool,
+    all: Vec<Option<Table>>,
+    found: &mut Vec<Finding>,
+) -> Result<MappedTables, Fault> {
+    let mut mapped: MappedTables = Vec::new();
+    for (index, (table, configured)) in all.into_iter().zip(&settings.tables).enumerate() {
+        let Some(table) = table else {
+            found.push(absent(connection, &configured.name).await?.about(index, Setting::Name));
+            continue;
+        };
+        let resolved = match table.resolve(configured, settings.capture) {
+            Ok(resolved) => {
+                // A standby, which is refused as it is, makes no temporary table.
+                if settings.capture == Capture::Log
+                    && !in_recovery
+                    && let Err(Misfit { setting, text }) =
+                        Judge::appoint(connection, &table, &resolved, configured.filter.as_deref()).await?
+                {
+                    found.push(Finding::of_sentence(Grade::Stops, &text).about(index, setting));
+                }
+                resolved
+            }
+            Err(Misfit { setting, text }) => {
+                found.push(Finding::of_sentence(Grade::Stops, &text).about(index, setting));
+                continue;
+            }
+        };
+        if let Some((_, other, _)) = mapped.iter().find(|(_, other, _)| other.oid == table.oid) {
+            found.push(Finding::of_sentence(Grade::Stops, &install::twice(other, &table)).about(index, Setting::Name));
+            continue;
+        }
+        if let Some(text) = install::share_keys(&resolved, mapped.iter().map(|(_, _, other)| other)) {
+            found.push(Finding::of_sentence(Grade::Stops, &text).about(index, Setting::Key));
+        }
+        found.extend(open_end(&resolved).map(|finding| finding.about(index, Setting::Key)));
+        found.extend(readable(connection, settings, &table).await?.map(|finding| finding.about(index, Setting::Name)));
+        mapped.push((index, table, resolved));
+    }
+    Ok(mapped)
+}
+
+/// A database whose text may be anything.
+pub(super) fn encoding(facts: &fits::ServerFacts) -> Option<Finding> {
+    (facts.encoding == "SQL_ASCII").then(|| {
+        Finding::new(
+            Grade::Harms,
+            "the database's encoding is SQL_ASCII, which takes any bytes; rows with text that is not UTF-8 become dead letters",
+        )
+    })
 }
 
 /// Tables that an earlier configuration had, or that somebody added: the server tells of them for nobody.

@@ -65,14 +65,14 @@ pub(super) struct Readout {
 /// How the rows of one table are read.
 #[derive(Debug)]
 pub(super) struct ReadTable {
-    name: String,
-    sql_name: String,
+    pub name: String,
+    pub sql_name: String,
     /// The columns that are selected.
-    columns: Vec<String>,
+    pub columns: Vec<String>,
     /// Names and types of the primary key, as SQL writes them.
-    key: Vec<(String, String)>,
+    pub key: Vec<(String, String)>,
     key_names: Vec<String>,
-    reader: RowReader,
+    pub reader: RowReader,
     filtering: Option<Filtering>,
 }
 
@@ -341,7 +341,7 @@ impl ReadTable {
 
     /// One row with what the server told of it, or that there is none. `None` where the values are none of the key's types, or its template
     /// needs more than the key.
-    async fn read_one(
+    pub async fn read_one(
         &self,
         connection: &mut Connection,
         reader: &mut RowReader,
@@ -362,13 +362,16 @@ impl ReadTable {
         if let Some(row) = found.first() {
             return read_row(reader, row).map(|read| Some((read, Some(row.clone()))));
         }
-        let cell = |place: usize| {
-            let column = self.columns.get(place)?;
-            let index = self.key.iter().position(|(name, _)| name == column)?;
-            key.bytes(index).map(Cell::Text)
-        };
+        let cell = |place| self.key_cell(key, 0, place);
         let pk = reader.pk(cell).map_err(nameless)?;
         Ok(reader.key(cell).ok().map(|key| (ReadRow { pk, image: Image::Absent { key } }, None)))
+    }
+
+    /// The cell of the selected column at `place` out of an answer in which the primary key alone stands, from `first` on.
+    pub fn key_cell<'a>(&self, answer: &'a Answer, first: usize, place: usize) -> Option<Cell<'a>> {
+        let column = self.columns.get(place)?;
+        let index = self.key.iter().position(|(name, _)| name == column)?;
+        answer.bytes(first + index).map(Cell::Text)
     }
 
     /// Whether it is the bound that the server refuses: since it was made, the primary key was given other types.
@@ -396,13 +399,13 @@ impl ReadTable {
     }
 
     /// These texts, as SQL writes them, in the key's types.
-    fn literals(&self, values: &[String]) -> String {
+    pub fn literals(&self, values: &[String]) -> String {
         let typed = |(value, (_, declared)): (&String, &(String, String))| format!("{value}::{declared}");
         values.iter().zip(&self.key).map(typed).collect::<Vec<_>>().join(",")
     }
 
     /// The server's text of each column of a primary key that stands as a JSON object, as SQL writes it.
-    fn values_of_pk(&self, pk: &str) -> Option<Vec<String>> {
+    pub fn values_of_pk(&self, pk: &str) -> Option<Vec<String>> {
         let text = |value: &RawValue| match value.get() {
             "null" => None,
             text if text.starts_with(['{', '"']) => quoted_text(text),
@@ -472,17 +475,17 @@ fn readout(first: Option<Answer>, upto: Option<Bound>) -> Result<Readout, Fault>
     Ok(Readout { rows: Vec::new(), upto, last: true, answered: 0, existing: 0, snapshot, read_us: first.number(1)? })
 }
 
-fn read_row(reader: &mut RowReader, answer: &Answer) -> Result<ReadRow, Fault> {
+pub(super) fn read_row(reader: &mut RowReader, answer: &Answer) -> Result<ReadRow, Fault> {
     let pk = reader.pk(|place| cell(answer, place)).map_err(nameless)?;
     let image = reader.image(|place| cell(answer, place)).expect("a query tells every column");
     Ok(ReadRow { pk, image })
 }
 
-fn cell(answer: &Answer, place: usize) -> Option<Cell<'_>> {
+pub(super) fn cell(answer: &Answer, place: usize) -> Option<Cell<'_>> {
     (place < answer.len()).then(|| answer.bytes(place).map_or(Cell::Null, Cell::Text))
 }
 
-fn nameless(nameless: Nameless) -> Fault {
+pub(super) fn nameless(nameless: Nameless) -> Fault {
     let (Nameless::Untold(why) | Nameless::Unwritable(why)) = nameless;
     Fault::Hopeless(why)
 }
@@ -496,10 +499,10 @@ fn quoted_text(json: &str) -> Option<String> {
 }
 
 /// Whether the server refuses a value: its type does not take it, or a check of its domain does not.
-fn refuses_value(error: &ServerError) -> bool {
+pub(super) fn refuses_value(error: &ServerError) -> bool {
     [code::CLASS_DATA, code::CLASS_CONSTRAINT, code::RAISED].iter().any(|class| error.code.starts_with(class))
 }
 
-fn size(row: &ReadRow) -> usize {
+pub(super) fn size(row: &ReadRow) -> usize {
     row.pk.len() + if let Image::Present { json, .. } = &row.image { json.len() } else { 0 }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::Error;
-use super::PostgresSettings;
 use super::wire::{Connection, Fault};
+use super::{Capture, PostgresSettings};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -59,6 +59,9 @@ impl ServerFacts {
         }
         if self.in_recovery {
             found.push("the server is a standby, which takes no statement that writes; name the primary in the url".to_owned());
+        }
+        if settings.capture == Capture::Hooks {
+            return found;
         }
         if self.wal_level != "logical" {
             found.push(format!(

@@ -56,7 +56,7 @@ pub async fn inspect(server: &Server) -> Result<Inspection, Error> {
     let names: Vec<String> = rows.iter().map(|row| row.text(0).map(str::to_owned)).collect::<Result<_, _>>().map_err(explain)?;
     let (found, _) = schema::read(&mut connection, "", &names).await.map_err(explain)?;
     let tables = found.into_iter().flatten().map(|table| {
-        let fits = table.resolve(&crate::mapping::TableSettings::new(&table.name));
+        let fits = table.resolve(&crate::mapping::TableSettings::new(&table.name), super::Capture::Log);
         let misfit = || fits.err().filter(|misfit| misfit.setting == crate::finding::Setting::Name).map(|misfit| misfit.text);
         TableInspection { trouble: table.trouble().or_else(misfit), table }
     });

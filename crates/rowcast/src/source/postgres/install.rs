@@ -9,7 +9,7 @@ use super::judge::Judge;
 use super::schema::{self, Table};
 use super::types::Catalogue;
 use super::wire::{Connection, Fault, Role, dial, literal, quoted};
-use super::{PostgresSettings, slot};
+use super::{Capture, PostgresSettings, changelog, slot};
 use crate::mapping::MappedTable;
 
 /// How long a statement may take that waits for nobody.
@@ -91,12 +91,16 @@ impl From<Unfit> for Error {
 pub(super) async fn prepare(connection: &mut Connection, settings: &PostgresSettings) -> Result<(Vec<Prepared>, Catalogue), Unfit> {
     let explain = settings.explain("reading the catalogue");
     let all = |fault: Fault| Unfit::All(explain(fault));
-    let (found, catalogue) = schema::read(connection, &settings.publication(), &settings.names()).await.map_err(all)?;
+    let (found, catalogue) = schema::read(connection, &settings.published(), &settings.names()).await.map_err(all)?;
     let mut tables: Vec<Prepared> = Vec::new();
     for (index, (found, configured)) in found.into_iter().zip(&settings.tables).enumerate() {
         let table = found.ok_or_else(|| Unfit::Table(index, missing(&configured.name)))?;
-        let mapped = table.resolve(configured).map_err(|misfit| Unfit::Table(index, misfit.text))?;
-        let judge = Judge::appoint(connection, &table, &mapped, configured.filter.as_deref()).await.map_err(all)?;
+        let mapped = table.resolve(configured, settings.capture).map_err(|misfit| Unfit::Table(index, misfit.text))?;
+        let judge = match settings.capture {
+            Capture::Log => Judge::appoint(connection, &table, &mapped, configured.filter.as_deref()).await.map_err(all)?,
+            // Whatever is to be known of a row is read from the table.
+            Capture::Hooks => Ok(None),
+        };
         let judge = judge.map_err(|misfit| Unfit::Table(index, misfit.text))?.map(Arc::new);
         tables.push(Prepared { table, mapped, judge });
     }
@@ -160,6 +164,9 @@ pub(super) fn publishing(name: &str, publication: Option<&Publication>, tables: 
 
 /// What [`install`] would do.
 pub async fn plan(settings: &PostgresSettings) -> Result<Vec<String>, Error> {
+    if settings.capture == Capture::Hooks {
+        return changelog::plan(settings).await;
+    }
     let mut connection = settings.connect("installing").await?;
     let (tables, _) = prepare(&mut connection, settings).await?;
     let name = settings.publication();
@@ -173,6 +180,9 @@ pub async fn plan(settings: &PostgresSettings) -> Result<Vec<String>, Error> {
 
 /// Makes what is missing. The publication comes first: a slot that is older than its publication fails for ever.
 pub async fn install(settings: &PostgresSettings) -> Result<Report, Error> {
+    if settings.capture == Capture::Hooks {
+        return changelog::install(settings).await;
+    }
     let mut connection = settings.connect("installing").await?;
     let mut report = Report::default();
     server_fits(&mut connection, settings).await?;
@@ -218,6 +228,9 @@ pub(super) async fn publish(connection: &mut Connection, settings: &PostgresSett
 
 /// Removes slot and publication, the slot first: one whose publication is gone fails for ever.
 pub async fn uninstall(settings: &PostgresSettings) -> Result<Report, Error> {
+    if settings.capture == Capture::Hooks {
+        return changelog::uninstall(settings).await;
+    }
     let mut connection = settings.connect("uninstalling").await?;
     let mut report = Report::default();
     let (name, slot_name) = (settings.publication(), settings.slot());

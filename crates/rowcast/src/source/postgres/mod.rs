@@ -1,4 +1,5 @@
-//! PostgreSQL: the log of the server itself, by logical replication. No table is written, and no trigger made.
+//! PostgreSQL: the log of the server itself, by logical replication, without a table that is written and without a trigger. Where that may
+//! not be had, a changelog that ORM hooks fill: `changelog/`.
 //!
 //! A transaction of the source is one of the stream; its changes stand at (start of its commit record, index). Rows are read on
 //! snapshots and go out when a message that was written after the reading has come by in the stream, less all that a transaction has
@@ -6,6 +7,7 @@
 
 mod begin;
 mod cases;
+pub mod changelog;
 mod check;
 mod chunk;
 mod desk;
@@ -56,6 +58,15 @@ pub use slot::Slot;
 use begin::Known;
 use session::Session;
 
+/// How changes are captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capture {
+    /// From the server's own log: every writer is seen, in any language.
+    Log,
+    /// By an ORM's hooks, into a changelog: no right to replicate is needed, and only what goes through the hooks is seen.
+    Hooks,
+}
+
 /// What a PostgreSQL source needs to know.
 #[derive(Clone, Debug)]
 pub struct PostgresSettings {
@@ -65,15 +76,17 @@ pub struct PostgresSettings {
     pub pipeline: String,
     /// The tables; a name without a schema means `public`.
     pub tables: Vec<TableSettings>,
+    /// How changes are captured.
+    pub capture: Capture,
 }
 
 /// The longest name that the server has.
 const NAME_BYTES_MAX: usize = 63;
 
 impl PostgresSettings {
-    /// Settings without a table.
+    /// Settings without a table, with the server's own log.
     pub fn new(server: Server, pipeline: &str) -> PostgresSettings {
-        PostgresSettings { server, pipeline: pipeline.to_owned(), tables: Vec::new() }
+        PostgresSettings { server, pipeline: pipeline.to_owned(), tables: Vec::new(), capture: Capture::Log }
     }
 
     /// The name of the replication slot: `rowcast_<pipeline>`. Slots have small letters, digits and _ alone; a pipeline's name that has
@@ -100,6 +113,14 @@ impl PostgresSettings {
     /// The name of the publication: that of the slot.
     pub fn publication(&self) -> String {
         self.slot()
+    }
+
+    /// The publication that the tables are to be in; empty where none is needed.
+    fn published(&self) -> String {
+        match self.capture {
+            Capture::Log => self.publication(),
+            Capture::Hooks => String::new(),
+        }
     }
 
     /// The prefix of our messages in the log.

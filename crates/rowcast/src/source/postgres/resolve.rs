@@ -3,6 +3,7 @@
 use super::schema::{Generated, Identity, Misfit, Table, split_name};
 use super::values::Plan;
 use super::wire::quoted;
+use super::{Capture, changelog};
 use crate::finding::Setting;
 use crate::mapping::{MappedTable, MappingError, TableSettings};
 
@@ -33,10 +34,18 @@ impl Table {
     }
 
     /// Makes settings definite.
-    pub(super) fn resolve(&self, settings: &TableSettings) -> Result<MappedTable, Misfit> {
+    pub(super) fn resolve(&self, settings: &TableSettings, capture: Capture) -> Result<MappedTable, Misfit> {
         let misfit = |setting, text| Err(Misfit { setting, text });
         if let Some(trouble) = self.trouble() {
             return misfit(Setting::Name, trouble);
+        }
+        if settings.filter.is_some() && capture == Capture::Hooks {
+            let text = format!(
+                "table {}: `where` is not supported with `capture = \"hooks\"` on PostgreSQL; leave it out, or let the log tell (leave out \
+                 `capture`)",
+                self.name
+            );
+            return misfit(Setting::Where, text);
         }
         let mapped = MappedTable::resolve(settings, &self.mapped())
             .map_err(|error: MappingError| Misfit { setting: error.setting(), text: error.to_string() })?;
@@ -77,7 +86,11 @@ impl Table {
                 return misfit(Setting::Key, text);
             }
         }
-        match self.identity_misfit(&mapped) {
+        let untold = match capture {
+            Capture::Log => self.identity_misfit(&mapped),
+            Capture::Hooks => changelog::misfit(self, &mapped),
+        };
+        match untold {
             Some(text) => misfit(Setting::Key, text),
             None => Ok(mapped),
         }

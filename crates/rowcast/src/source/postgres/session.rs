@@ -447,7 +447,7 @@ impl Session {
 }
 
 /// What has changed in the catalogue, as a sentence.
-fn difference(before: &[Option<Table>], now: &[Option<Table>]) -> Option<String> {
+pub(super) fn difference(before: &[Option<Table>], now: &[Option<Table>]) -> Option<String> {
     before.iter().zip(now).find_map(|(before, now)| match (before, now) {
         (None, None) => None,
         (None, Some(now)) => Some(format!("there is a table {} now", now.name)),

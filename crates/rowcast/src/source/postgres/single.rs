@@ -10,8 +10,8 @@ use super::inspect::lineage;
 use super::install::Prepared;
 use super::judge::Judge;
 use super::schema::{self, Table};
-use super::wire::quoted;
-use super::{Error, PostgresSettings, install, slot};
+use super::wire::{Connection, quoted};
+use super::{Capture, Error, PostgresSettings, changelog, install, slot};
 use crate::batch::push_json_text;
 use crate::change::Image;
 
@@ -24,14 +24,15 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
     let explain = settings.explain("looking for the row");
     let configured = &settings.tables[table];
     let names = [configured.name.clone()];
-    let (mut found, catalogue) = schema::read(&mut connection, &settings.publication(), &names).await.map_err(&explain)?;
+    let (mut found, catalogue) = schema::read(&mut connection, &settings.published(), &names).await.map_err(&explain)?;
     let found = found.pop().flatten().ok_or_else(|| Error::Fatal(install::missing(&configured.name)))?;
-    let mapped = found.resolve(configured).map_err(Error::from)?;
+    let mapped = found.resolve(configured, settings.capture).map_err(Error::from)?;
     let pk = typed_key(&found, key).map_err(SingleRowError::Key)?;
-    let installed = slot::read(&mut connection, &settings.slot()).await.map_err(&explain)?.is_some();
-    let whose = if installed { Some(lineage(settings, &mut connection).await?) } else { None };
     // A question of somebody's must not move the end of the log, by which it is told whether the cache has come as far.
-    let judge = Judge::familiar(&found, &mapped, configured.filter.as_deref()).map_err(Error::from)?.map(Arc::new);
+    let judge = match settings.capture {
+        Capture::Log => Judge::familiar(&found, &mapped, configured.filter.as_deref()).map_err(Error::from)?.map(Arc::new),
+        Capture::Hooks => None,
+    };
     if let Some(judge) = &judge {
         judge.prepare(&mut connection).await.map_err(&explain)?;
     }
@@ -44,13 +45,10 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
         Outcome::NotNow(why) => return Err(Error::Busy(why).into()),
         Outcome::NoKey => unreachable!("a row that is found by its key is read after no bound"),
     };
-    // Whatever the row holds was written before here.
-    let end = connection.query("SELECT pg_current_wal_insert_lsn() - '0/0'", PATIENCE).await.map_err(&explain)?;
-    let end: u64 = match end.first() {
-        Some(row) => row.number(0).map_err(&explain)?,
-        None => return Err(Error::Busy("the server did not say where its log ends".to_owned()).into()),
+    let as_of = match settings.capture {
+        Capture::Log => as_of(settings, &mut connection).await?,
+        Capture::Hooks => changelog::as_of(&mut connection, &readout.snapshot).await.map_err(&explain)?,
     };
-    let as_of = whose.map(|lineage| (lineage, end));
     match readout.rows.into_iter().next() {
         Some(row) => Ok(SingleRow { mapped, pk: row.pk, exists: readout.existing > 0, image: row.image, as_of }),
         // A template that is not made of the primary key alone cannot be told without the row.
@@ -64,6 +62,21 @@ pub async fn single_row(settings: &PostgresSettings, table: usize, key: &[String
             mapped,
             as_of,
         }),
+    }
+}
+
+/// Whose history it is, and a position that has whatever was read before; `None` where nothing is installed.
+async fn as_of(settings: &PostgresSettings, connection: &mut Connection) -> Result<Option<(String, u64)>, Error> {
+    let explain = settings.explain("looking for the row");
+    if slot::read(connection, &settings.slot()).await.map_err(&explain)?.is_none() {
+        return Ok(None);
+    }
+    let whose = lineage(settings, connection).await?;
+    // Whatever the row holds was written before here.
+    let end = connection.query("SELECT pg_current_wal_insert_lsn() - '0/0'", PATIENCE).await.map_err(&explain)?;
+    match end.first() {
+        Some(row) => Ok(Some((whose, row.number(0).map_err(&explain)?))),
+        None => Err(Error::Busy("the server did not say where its log ends".to_owned())),
     }
 }
 

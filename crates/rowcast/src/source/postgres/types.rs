@@ -158,6 +158,8 @@ mod oid {
     pub(super) const TIMESTAMPTZ: u32 = 1184;
     pub(super) const NUMERIC: u32 = 1700;
     pub(super) const JSONB: u32 = 3802;
+    /// Of these even JSON has a text that depends on the settings of the session that writes it: floats, `money`, `interval`.
+    pub(super) const BY_SESSION: [u32; 4] = [FLOAT4, FLOAT8, 790, 1186];
     /// Names of things in the catalogue (`regclass` and its like, `aclitem`): two may print the same name, and a thing that is renamed
     /// prints another.
     pub(super) const NAMES: [u32; 12] = [24, 1033, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191];
@@ -178,8 +180,10 @@ impl Catalogue {
         let shape = self.shape(oid, 0)?;
         let mut definition = String::new();
         self.define(&mut definition, oid)?;
-        let key = key_type(self.base(oid)?.oid, &shape);
-        Ok(Plan { shape, type_name: self.get(oid)?.name.clone(), definition, key })
+        let base = self.base(oid)?;
+        let key = key_type(base.oid, &shape);
+        let by_session = oid::BY_SESSION.contains(&base.oid) || matches!(base.kind, Kind::Range | Kind::Multirange);
+        Ok(Plan { shape, type_name: self.get(oid)?.name.clone(), definition, key, by_session })
     }
 
     fn get(&self, oid: u32) -> Result<&Type, Refusal> {

@@ -38,6 +38,7 @@ pub struct Plan {
     pub(super) type_name: String,
     pub(super) definition: String,
     pub(super) key: Option<ColumnType>,
+    pub(super) by_session: bool,
 }
 
 /// What a text form is, and so what becomes of it.
@@ -134,6 +135,12 @@ impl Plan {
     /// same: arrays lose their bounds, in JSON a text may be what a number is, and two functions may have one name.
     pub fn key_type(&self) -> Option<ColumnType> {
         self.key
+    }
+
+    /// Whether the text of a value depends on the settings of the session that writes it, in JSON too, so that one that an application
+    /// has written down may be read as another.
+    pub fn depends_on_session(&self) -> bool {
+        self.by_session
     }
 
     /// A template's column as mapping wants it: a whole number, or the text that stands in the JSON. Only for types with a key type.

@@ -4,6 +4,7 @@
 //! in the log do not tell what a read has seen; only its snapshot does.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use super::wire::Fault;
 
@@ -32,11 +33,27 @@ impl Snapshot {
         read().ok_or_else(|| Fault::Lost(format!("{text:?} is no snapshot")))
     }
 
+    /// What lies between and had not ended, in order.
+    pub fn running(&self) -> &[u64] {
+        &self.running
+    }
+
+    /// Whether it sees what this transaction has done; all of its number is known.
+    pub fn shows(&self, xid: u64) -> bool {
+        xid < self.xmax && self.running.binary_search(&xid).is_err()
+    }
+
+    /// The same of the transactions before `xmax` alone.
+    pub fn before(&self, xmax: u64) -> Snapshot {
+        let xmax = xmax.min(self.xmax);
+        let running = self.running.iter().copied().filter(|xid| *xid < xmax).collect();
+        Snapshot { xmin: self.xmin.min(xmax), xmax, running }
+    }
+
     /// Whether it sees what this transaction has done. The log gives 32 bits of the transaction's number; they mean the one that is
     /// nearest to the snapshot, for no two that are in use are further apart than half of them.
     pub fn sees(&self, xid: u32) -> bool {
-        let xid = self.widen(xid);
-        xid < self.xmax && self.running.binary_search(&xid).is_err()
+        self.shows(self.widen(xid))
     }
 
     /// Whether this transaction and every one before it has ended, so that what they have done is seen.
@@ -48,6 +65,17 @@ impl Snapshot {
         #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the distance within 32 bits is what is wanted")]
         let distance = i64::from(xid.wrapping_sub(self.xmax as u32) as i32);
         self.xmax.saturating_add_signed(distance)
+    }
+}
+
+/// As the server writes it, and reads it.
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.xmin, self.xmax)?;
+        for (index, xid) in self.running.iter().enumerate() {
+            write!(f, "{}{xid}", if index > 0 { "," } else { "" })?;
+        }
+        Ok(())
     }
 }
 
@@ -116,6 +144,17 @@ mod tests {
         assert!(!snapshot.sees(5) && snapshot.sees(6) && !snapshot.sees(10) && !snapshot.sees(1000));
         let before = Snapshot { xmin: turn - 1, xmax: turn - 1, running: vec![] };
         assert!(!before.sees(3), "it comes after the numbers begin anew");
+    }
+
+    #[test]
+    fn a_snapshot_is_written_as_it_was_read_and_can_end_earlier() {
+        for text in ["7:7:", "10:20:10,14"] {
+            assert_eq!(Snapshot::read(text).unwrap().to_string(), text);
+        }
+        let snapshot = Snapshot::read("10:20:10,14").unwrap();
+        for (xmax, text) in [(30, "10:20:10,14"), (14, "10:14:10"), (9, "9:9:")] {
+            assert_eq!(snapshot.before(xmax).to_string(), text);
+        }
     }
 
     #[test]

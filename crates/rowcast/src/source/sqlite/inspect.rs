@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::super::Error;
+use super::super::{Backlog, Error};
 use super::error::{Failure, patiently};
 use super::install::{check_format, forgotten, installed, is_installed, lineage, meta, open_existing, registration};
 use super::schema::{self, Table};
@@ -18,7 +18,7 @@ pub struct Inspection {
     /// Its views, by name; none of them can be followed.
     pub views: Vec<String>,
     /// The changelog, if there is one.
-    pub changelog: Option<Waiting>,
+    pub changelog: Option<Backlog>,
     /// Its journal mode (`wal`, `delete`, …).
     pub journal_mode: String,
 }
@@ -32,21 +32,6 @@ pub struct TableInspection {
     pub triggers: usize,
     /// How it is followed, if it is.
     pub capture: Option<String>,
-}
-
-/// The state of the changelog.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// Rows that have not been forgotten.
-    pub rows: u64,
-    /// The newest id; 0 where it is empty.
-    pub newest: u64,
-    /// Everything up to here has been confirmed.
-    pub forgotten: u64,
-    /// Whose history it is.
-    pub lineage: String,
-    /// Whose pipeline it serves.
-    pub pipeline: Option<String>,
 }
 
 /// The database that a lineage is of, whatever became of its history.
@@ -78,7 +63,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     .map_err(explain)
 }
 
-pub(super) fn waiting(connection: &Connection) -> Result<Waiting, Failure> {
+pub(super) fn waiting(connection: &Connection) -> Result<Backlog, Failure> {
     check_format(connection)?;
     let forgotten = forgotten(connection)?;
     let (rows, newest) = connection.query_row(
@@ -87,7 +72,7 @@ pub(super) fn waiting(connection: &Connection) -> Result<Waiting, Failure> {
         |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
     )?;
     let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-    Ok(Waiting {
+    Ok(Backlog {
         rows: unsigned(rows),
         newest: unsigned(newest),
         forgotten: unsigned(forgotten),

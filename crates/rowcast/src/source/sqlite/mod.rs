@@ -32,7 +32,7 @@ use crate::mapping::TableSettings;
 
 pub use check::{check, misfits};
 pub use filter::expression as filter_expression;
-pub use inspect::{Inspection, TableInspection, Waiting, database_of, inspect};
+pub use inspect::{Inspection, TableInspection, database_of, inspect};
 pub use install::{Report, install, plan, uninstall};
 pub use schema::{Column, Table};
 pub use single::{count_rows, single_row};

@@ -17,6 +17,7 @@ pub(in super::super) mod code {
     pub const INVALID_PASSWORD: &str = "28P01";
     pub const INVALID_AUTHORIZATION: &str = "28000";
     pub const NO_SUCH_DATABASE: &str = "3D000";
+    pub const UNIQUE_VIOLATION: &str = "23505";
     pub const OBJECT_IN_USE: &str = "55006";
     pub const NOT_IN_PREREQUISITE_STATE: &str = "55000";
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
