@@ -138,8 +138,8 @@ impl Bench<'_> {
         let url = self.redis.url();
         let looker = std::thread::spawn(move || look_for(&url, &samples));
         let before = (running.cpu_s()?, self.servers_cpu()?);
-        let writer = self.database.commit_singly(rows, commits_per_second, count, sender);
-        let commits = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+        let commits = self.database.commit_singly(rows, commits_per_second, count, &sender)?;
+        drop(sender);
         let by_client = looker.join().map_err(|_| anyhow::anyhow!("the looker panicked"))??;
         let newest = self.database.newest()?;
         running.until("the last commit", |state| stands_at(state, newest))?;
@@ -191,7 +191,7 @@ impl Bench<'_> {
     }
 }
 
-fn stands_at(state: &State, newest: (u64, u64)) -> bool {
+pub fn stands_at(state: &State, newest: (u64, u64)) -> bool {
     state.positions.iter().all(|position| *position >= newest)
 }
 

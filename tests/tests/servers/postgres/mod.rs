@@ -8,6 +8,7 @@ mod history;
 mod messages;
 mod oracle;
 mod pipeline;
+mod restarts;
 mod scalars;
 mod settings;
 mod shapes;

@@ -232,8 +232,12 @@ impl Session {
         self.hand_out(Position(committed.end, 0));
     }
 
+    /// Whether there is something to hand out. In the middle of a transaction there is not before a portion is full: it was committed as a
+    /// whole, so what follows is on its way, and portions of whatever has arrived would make small messages just when the server is slower
+    /// than the broker.
     fn has_news(&self) -> bool {
-        self.parts.stream.has_changes() || self.parts.stream.position() > self.flushed && self.parts.stream.between()
+        let stream = &self.parts.stream;
+        stream.between() && (stream.has_changes() || stream.position() > self.flushed)
     }
 
     fn flush(&mut self) {

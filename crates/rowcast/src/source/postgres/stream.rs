@@ -517,4 +517,26 @@ mod tests {
         assert_eq!(std::mem::take(&mut stream.resyncs), BTreeMap::from([(0, Some(100))]));
         assert_eq!(stream.wanted_since(), None);
     }
+
+    /// A message whose numbers are these, each with its width in bytes.
+    fn message(tag: u8, numbers: &[(u64, usize)]) -> Vec<u8> {
+        let bytes = numbers.iter().flat_map(|(number, width)| number.to_be_bytes().into_iter().skip(8 - width));
+        std::iter::once(tag).chain(bytes).collect()
+    }
+
+    #[test]
+    fn a_sign_of_life_in_the_middle_of_a_transaction_does_not_say_that_it_is_over() {
+        let mut stream = Stream::new(Vec::new(), Catalogue::default(), String::new(), Position(100, 0));
+        stream.advance(150);
+        assert_eq!(stream.position(), Position(150, 0));
+        stream.take(&message(b'B', &[(200, 8), (0, 8), (7, 4)])).unwrap();
+        // It carries the commit's own place, or one beyond.
+        for end in [200, 1000] {
+            stream.advance(end);
+            assert_eq!((stream.position(), stream.between()), (Position(200, 0), false));
+        }
+        let committed = stream.take(&message(b'C', &[(0, 1), (200, 8), (210, 8), (0, 8)])).unwrap();
+        assert!(matches!(committed, Step::Committed(committed) if committed.before == Position(150, 0) && committed.end == 210));
+        assert_eq!((stream.position(), stream.between()), (Position(210, 0), true));
+    }
 }
