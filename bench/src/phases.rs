@@ -21,9 +21,6 @@ use crate::{Kind, Plan, child::State};
 /// How long an idle pipeline is watched.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// After a backlog is in Redis: the last confirms, and the trimming of the changelog, which are part of the cost.
-const SETTLE: Duration = Duration::from_millis(1_500);
-
 /// How often a plain client looks for a commit.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -109,7 +106,7 @@ impl Bench<'_> {
         let before = self.servers_cpu()?;
         let mut running = Running::start(&self.route, batch_changes)?;
         let state = running.until("the backlog", |state| stands_at(state, newest))?;
-        std::thread::sleep(SETTLE);
+        self.database.settle(newest)?;
         let (rowcast_s, after) = (running.cpu_s()?, self.servers_cpu()?);
         let peak_mib = running.peak_mib()?;
         ensure!(state.read == 0, "this was a resync, not a catch-up");

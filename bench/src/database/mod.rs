@@ -26,6 +26,9 @@ pub const PARTITIONS: u16 = 4;
 /// Rows in one transaction of those who write a backlog.
 const TRANSACTION: u32 = 1_000;
 
+/// After a backlog is in Redis: the last confirms, and the trimming of the changelog, which are part of the cost.
+const SETTLE: Duration = Duration::from_millis(1_500);
+
 /// How many connections commit single rows in a server; one alone may wait for the disk for longer than the rate allows.
 const WRITERS: u32 = 4;
 
@@ -81,6 +84,15 @@ impl Database {
     /// A position that every partition reaches once it has all that is committed now.
     pub fn newest(&self) -> anyhow::Result<(u64, u64)> {
         either!(self, database => database.newest())
+    }
+
+    /// Waits until the database was told that it may forget everything up to here, so that the next pipeline begins there.
+    pub fn settle(&self, newest: (u64, u64)) -> anyhow::Result<()> {
+        match self {
+            Database::Sqlite(_) => std::thread::sleep(SETTLE),
+            Database::Postgres(postgres) => postgres.wait_until_forgotten(newest.0)?,
+        }
+        Ok(())
     }
 
     /// The same table where nothing else reads it: a copy, or this one where the pipeline is not disturbed by it.

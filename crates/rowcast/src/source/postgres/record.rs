@@ -1,4 +1,4 @@
-//! The position record: a message of ours in the log, by which the history is recognised, and what the server may forget. Pure.
+//! The position record: a transaction in the log, as a rule one with a message of ours, by which the history is recognised, and what the server may forget. Pure.
 //!
 //! A cold copy of a server has the same identity, the same slot and the same numbers; only times differ. So the record names a
 //! transaction by its number and its time, and the server is never told that it may forget that transaction: at a restart it must
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::super::PositionRecord;
 use crate::change::{Lineage, Position};
 
-/// A transaction with a message of ours.
+/// A transaction, of ours as a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub xid: u32,
