@@ -157,3 +157,21 @@ async fn a_publisher_that_ends_within_a_long_backlog_does_not_begin_it_anew() {
     }
     assert!(again < BACKLOG, "the whole of it came again");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_ends_before_its_first_message_has_come_by_makes_no_new_history_unless_the_server_was_started_again() {
+    let mut server = PostgresServer::start().unwrap();
+    server.execute("CREATE TABLE t(id int PRIMARY KEY, v int)").unwrap();
+    let pipeline = Pipeline::installed(&server, vec![table("t", None)]).await;
+    let mut source = PostgresSource::new(pipeline.settings.clone());
+    let first = source.begin(None).await.unwrap();
+    server.execute("INSERT INTO t VALUES (1, 1)").unwrap();
+    // Whoever comes next tells of the row again. Were it of a new history, a key that has a newer row by then would go back.
+    let mut another = PostgresSource::new(pipeline.settings.clone());
+    source.release().await.unwrap();
+    let second = another.begin(Some(&first.record)).await.unwrap();
+    assert_eq!((&second.lineage, second.from, &second.record), (&first.lineage, first.from, &first.record));
+    another.release().await.unwrap();
+    server.restart().unwrap();
+    assert_ne!(another.begin(Some(&second.record)).await.unwrap().lineage, first.lineage, "it may be a copy that was put back");
+}
