@@ -210,16 +210,28 @@ async fn beside_a_writer(database: &Database, plan: &Plan, url: &str) -> anyhow:
             anyhow::Ok(lags)
         }));
     }
-    let (sender, samples) = sync_channel(1);
-    let writer = database.commit_singly(rows, commits_per_second, count, sender);
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let publishing = tokio::spawn(publish_at_a_rate(channel, commits_per_second, count));
+    // Nobody looks for the samples.
+    let (sender, _samples) = sync_channel(1);
+    tokio::task::block_in_place(|| database.commit_singly(rows, commits_per_second, count, &sender))?;
+    tokio::time::timeout(DEADLINE, publishing).await???;
+    let mut lags = Vec::new();
+    for consumer in consumers {
+        lags.extend(tokio::time::timeout(DEADLINE, consumer).await???);
+    }
+    Ok(Latency::of(lags))
+}
+
+/// Publishes messages that say when they were, and waits for the last confirm.
+async fn publish_at_a_rate(channel: Channel, rate: u32, count: u32) -> anyhow::Result<()> {
     let begun = tokio::time::Instant::now();
     let mut unconfirmed = FuturesUnordered::new();
     let mut body = [b'.'; MESSAGE_BYTES];
     let partitions: Vec<Partition> = Partition::all(PARTITIONS).collect();
     for (index, partition) in (0..count).zip(partitions.into_iter().cycle()) {
-        tokio::time::sleep_until(begun + Duration::from_secs(1) * index / commits_per_second).await;
+        tokio::time::sleep_until(begun + Duration::from_secs(1) * index / rate).await;
         body[..8].copy_from_slice(&now_us().to_le_bytes());
         unconfirmed.push(publish(&channel, &queue_of("commits", partition), &body).await?);
         while let Some(Some(answer)) = unconfirmed.next().now_or_never() {
@@ -229,13 +241,7 @@ async fn beside_a_writer(database: &Database, plan: &Plan, url: &str) -> anyhow:
     while !unconfirmed.is_empty() {
         confirmed(unconfirmed.next().await)?;
     }
-    let mut lags = Vec::new();
-    for consumer in consumers {
-        lags.extend(tokio::time::timeout(DEADLINE, consumer).await???);
-    }
-    writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
-    drop(samples);
-    Ok(Latency::of(lags))
+    Ok(())
 }
 
 fn confirmed(answer: Option<lapin::Result<Confirmation>>) -> anyhow::Result<()> {

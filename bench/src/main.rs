@@ -4,6 +4,7 @@
 mod bare;
 mod child;
 mod database;
+mod memory;
 mod phases;
 mod pipeline;
 mod report;
@@ -76,6 +77,8 @@ enum Command {
     Pipeline(Pipeline),
     /// The same with PostgreSQL in the place of SQLite.
     Postgres(Plan),
+    /// The peak memory of rowcast's process by the size of a PostgreSQL table and of one transaction.
+    Memory(memory::Memory),
     /// What the triggers cost a writer, in processor time, beside none and beside some written by hand.
     Triggers(triggers::Triggers),
 }
@@ -101,6 +104,7 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let (plan, database) = match arguments.command {
         Some(Command::Pipeline(pipeline)) => return child::run(&pipeline),
+        Some(Command::Memory(plan)) => return runtime()?.block_on(memory::run(&plan)),
         Some(Command::Triggers(plan)) => return triggers::run(&plan),
         Some(Command::Postgres(plan)) => (plan, Kind::Postgres),
         None => (arguments.plan, Kind::Sqlite),
@@ -111,12 +115,15 @@ fn main() -> anyhow::Result<()> {
         database == Kind::Postgres || plan.changes.is_none_or(|changes| changes <= plan.rows),
         "--changes must not be more than --rows: of a row that was changed twice SQLite's changelog ships the newer state alone"
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let report = runtime.block_on(phases::run(&plan, database))?;
+    let report = runtime()?.block_on(phases::run(&plan, database))?;
     if plan.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
         print!("{report}");
     }
     Ok(())
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }

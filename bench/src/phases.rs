@@ -21,9 +21,6 @@ use crate::{Kind, Plan, child::State};
 /// How long an idle pipeline is watched.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// After a backlog is in Redis: the last confirms, and the trimming of the changelog, which are part of the cost.
-const SETTLE: Duration = Duration::from_millis(1_500);
-
 /// How often a plain client looks for a commit.
 const LOOK: Duration = Duration::from_micros(200);
 
@@ -118,7 +115,7 @@ impl Bench<'_> {
         let before = self.servers_cpu()?;
         let mut running = Running::start(&self.route, batch_changes)?;
         let state = running.until("the backlog", |state| stands_at(state, newest))?;
-        std::thread::sleep(SETTLE);
+        self.database.settle(newest)?;
         let (rowcast_s, after) = (running.cpu_s()?, self.servers_cpu()?);
         let peak_mib = running.peak_mib()?;
         ensure!(state.read == 0, "this was a resync, not a catch-up");
@@ -147,8 +144,8 @@ impl Bench<'_> {
         let url = self.redis.url();
         let looker = std::thread::spawn(move || look_for(&url, &samples));
         let before = (running.cpu_s()?, self.servers_cpu()?);
-        let writer = self.database.commit_singly(rows, commits_per_second, count, sender);
-        let commits = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+        let commits = self.database.commit_singly(rows, commits_per_second, count, &sender)?;
+        drop(sender);
         let by_client = looker.join().map_err(|_| anyhow::anyhow!("the looker panicked"))??;
         let newest = self.database.newest()?;
         running.until("the last commit", |state| stands_at(state, newest))?;
@@ -200,7 +197,7 @@ impl Bench<'_> {
     }
 }
 
-fn stands_at(state: &State, newest: (u64, u64)) -> bool {
+pub fn stands_at(state: &State, newest: (u64, u64)) -> bool {
     state.positions.iter().all(|position| *position >= newest)
 }
 

@@ -26,6 +26,12 @@ pub const PARTITIONS: u16 = 4;
 /// Rows in one transaction of those who write a backlog.
 const TRANSACTION: u32 = 1_000;
 
+/// After a backlog is in Redis: the last confirms, and the trimming of the changelog, which are part of the cost.
+const SETTLE: Duration = Duration::from_millis(1_500);
+
+/// How many connections commit single rows in a server; one alone may wait for the disk for longer than the rate allows.
+const WRITERS: u32 = 4;
+
 /// Every so many commits one is looked for by a plain client.
 const SAMPLE: u32 = 50;
 
@@ -80,6 +86,15 @@ impl Database {
         either!(self, database => database.newest())
     }
 
+    /// Waits until the database was told that it may forget everything up to here, so that the next pipeline begins there.
+    pub fn settle(&self, newest: (u64, u64)) -> anyhow::Result<()> {
+        match self {
+            Database::Sqlite(_) => std::thread::sleep(SETTLE),
+            Database::Postgres(postgres) => postgres.wait_until_forgotten(newest.0)?,
+        }
+        Ok(())
+    }
+
     /// The same table where nothing else reads it: a copy, or this one where the pipeline is not disturbed by it.
     pub fn apart(self, folder: &Path) -> anyhow::Result<Database> {
         match self {
@@ -88,29 +103,31 @@ impl Database {
         }
     }
 
-    /// Commits single rows at a steady rate on a thread of its own; some of them are passed on to be looked for.
-    pub fn commit_singly(
-        &self,
-        rows: u32,
-        rate: u32,
-        count: u32,
-        samples: SyncSender<Commit>,
-    ) -> std::thread::JoinHandle<anyhow::Result<Vec<Commit>>> {
+    /// Commits single rows at a steady rate, in order of their versions; some of them are passed on to be looked for.
+    pub fn commit_singly(&self, rows: u32, rate: u32, count: u32, samples: &SyncSender<Commit>) -> anyhow::Result<Vec<Commit>> {
         match self {
             Database::Sqlite(sqlite) => {
-                let path = sqlite.path.clone();
-                std::thread::spawn(move || {
-                    let connection = sqlite::open(&path)?;
-                    let mut update = connection.prepare(&sqlite::update("?2", "?1"))?;
-                    at_a_rate(rows, rate, count, &samples, |id, version| Ok(update.execute((id, i64::try_from(version)?)).map(drop)?))
-                })
+                let connection = sqlite::open(&sqlite.path)?;
+                let mut update = connection.prepare(&sqlite::update("?2", "?1"))?;
+                let commit = |id, version| Ok(update.execute((id, i64::try_from(version)?)).map(drop)?);
+                at_a_rate(rows, rate, (0..count).collect(), samples, commit)
             }
             Database::Postgres(postgres) => {
-                let application = postgres.application();
-                std::thread::spawn(move || {
-                    let mut application = application?;
-                    at_a_rate(rows, rate, count, &samples, |id, version| postgres::commit(&mut application, id, version))
-                })
+                let commit_some = |first| {
+                    let mut application = postgres.application()?;
+                    let indexes = (first..count).step_by(WRITERS as usize).collect();
+                    at_a_rate(rows, rate, indexes, samples, |id, version| postgres::commit(&mut application, id, version))
+                };
+                let mut commits = Vec::new();
+                std::thread::scope(|scope| {
+                    let writers: Vec<_> = (0..WRITERS).map(|first| scope.spawn(move || commit_some(first))).collect();
+                    for writer in writers {
+                        commits.extend(writer.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??);
+                    }
+                    anyhow::Ok(())
+                })?;
+                commits.sort_by_key(|commit| commit.version);
+                Ok(commits)
             }
         }
     }
@@ -166,13 +183,13 @@ pub const FIRST_VERSION: u64 = 1_000_000_000;
 fn at_a_rate(
     rows: u32,
     rate: u32,
-    count: u32,
+    indexes: Vec<u32>,
     samples: &SyncSender<Commit>,
     mut commit: impl FnMut(i64, u64) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Commit>> {
     let begun = Instant::now();
-    let mut commits = Vec::with_capacity(count as usize);
-    for index in 0..count {
+    let mut commits = Vec::with_capacity(indexes.len());
+    for index in indexes {
         let due = begun + Duration::from_secs(1) * index / rate;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         let (id, version) = (scattered(index % rows, rows), FIRST_VERSION + u64::from(index));

@@ -2,16 +2,20 @@
 
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use rowcast::source::postgres;
 use rowcast_testkit::postgres::{Application, PostgresOptions, PostgresServer};
+use rowcast_testkit::wait::until_blocking;
 
 use super::{PRIME, TRANSACTION};
 
 /// A commit waits for the disk, as it does by default. Nothing is vacuumed meanwhile, so that two runs do the same.
 const SETTINGS: &[(&str, &str)] = &[("fsync", "on"), ("shared_buffers", "128MB"), ("autovacuum", "off"), ("max_wal_size", "4GB")];
+
+/// How long rowcast may take until it has confirmed what is in Redis.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A slot beside rowcast's, to be read by `pg_recvlogical`.
 const BARE_SLOT: &str = "bare";
@@ -80,6 +84,17 @@ impl Postgres {
         self.run("SELECT pg_logical_emit_message(true, 'bench', '')")?;
         let (high, low) = end.split_once('/').context("an LSN has two parts")?;
         Ok((u64::from_str_radix(high, 16)? << 32 | u64::from_str_radix(low, 16)?, 0))
+    }
+
+    pub(super) fn wait_until_forgotten(&self, newest: u64) -> anyhow::Result<()> {
+        let sql = format!(
+            "SELECT confirmed_flush_lsn - '0/0' >= {newest} FROM pg_replication_slots WHERE slot_name = 'rowcast_{}'",
+            super::PIPELINE
+        );
+        until_blocking("the slot to advance", DEADLINE, || match self.run(&sql) {
+            Ok(answer) => (answer == "t").then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })?
     }
 
     fn end_of_log(&self) -> anyhow::Result<String> {

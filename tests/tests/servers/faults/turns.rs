@@ -5,6 +5,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::half::Half;
+use super::watcher;
 use super::world::{PARTITIONS, Route, World};
 
 /// What a consumer says of each partition that has no checkpoint.
@@ -42,7 +43,9 @@ impl Turns {
     pub fn next(&mut self, kinds: usize) -> usize {
         self.world.writer.wait_for_more(self.random.random_range(20..60));
         self.turn += 1;
-        if self.turn <= kinds { self.turn - 1 } else { self.random.random_range(0..kinds) }
+        let kind = if self.turn <= kinds { self.turn - 1 } else { self.random.random_range(0..kinds) };
+        println!("{}: turn {} has a fault of kind {kind}", watcher::now(), self.turn);
+        kind
     }
 
     /// The end of a turn. Half of the faults strike while the one before is still being made up for.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rowcast_testkit::wait::until_blocking;
 
@@ -43,10 +43,12 @@ impl Sightings {
             return;
         };
         match self.newest.get(key) {
-            Some((newest, _)) if version < *newest => self.wrong.push(format!("{key} went back from version {newest} to {version}")),
+            Some((newest, _)) if version < *newest => {
+                self.wrong.push(format!("{}: {key} went back from version {newest} to {version}", now()))
+            }
             // Each time a row is written it gets a version of its own, so this one was gone for good.
             Some((newest, false)) if version == *newest => {
-                self.wrong.push(format!("{key} was gone and came back with the same version {version}"));
+                self.wrong.push(format!("{}: {key} was gone and came back with the same version {version}", now()));
             }
             _ => {}
         }
@@ -129,6 +131,12 @@ fn round(connection: &mut redis::Connection, (json, hashes): &Keys, sightings: &
         sightings.see(key, number);
     }
     Ok(())
+}
+
+/// The time of day in UTC, to be found in the logs.
+pub fn now() -> String {
+    let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()) % 86_400_000;
+    format!("{:02}:{:02}:{:06.3}", day / 3_600_000, day / 60_000 % 60, (day % 60_000) as f64 / 1000.0)
 }
 
 fn version(json: &str) -> u64 {

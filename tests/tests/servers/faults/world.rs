@@ -201,11 +201,27 @@ impl World {
 
     /// The version of each partition's checkpoint.
     fn versions(&self) -> Vec<String> {
+        self.checkpoints("version").into_iter().map(|version| version.expect("a version")).collect()
+    }
+
+    /// Whose history each partition follows, where it has a checkpoint.
+    pub fn lineages(&self) -> Vec<Option<String>> {
+        self.checkpoints("lineage")
+    }
+
+    /// Waits until every partition follows another history than any did `before`, and all of it is in the cache.
+    pub fn wait_until_followed(&self, before: &[Option<String>]) {
+        let follows = |lineage: &Option<String>| lineage.is_some() && !before.contains(lineage);
+        until_blocking("the new history to be followed", AGREEMENT, || self.lineages().iter().all(follows).then_some(()))
+            .unwrap_or_else(|error| panic!("{error}: {:?}", self.lineages()));
+        self.wait_until_settled();
+    }
+
+    /// One field of each partition's checkpoint.
+    fn checkpoints(&self, field: &str) -> Vec<Option<String>> {
         let mut client = client(&self.redis);
         let checkpoint = |number| format!("rowcast:{{{}}}:checkpoint:{number}of{PARTITIONS}", self.pipeline);
-        let version =
-            |number| -> String { redis::cmd("HGET").arg(checkpoint(number)).arg("version").query(&mut client).expect("a version") };
-        (1..=PARTITIONS).map(version).collect()
+        (1..=PARTITIONS).map(|number| redis::cmd("HGET").arg(checkpoint(number)).arg(field).query(&mut client).expect("a field")).collect()
     }
 
     /// Waits until every partition is written by somebody else than `before`.

@@ -11,6 +11,7 @@ mod hooks;
 mod messages;
 mod oracle;
 mod pipeline;
+mod restarts;
 mod scalars;
 mod settings;
 mod several;

@@ -304,6 +304,8 @@ impl Link for RedisLink {
             if !rest.is_empty() {
                 return Ok(None);
             }
+            // Whatever room it took beyond, it would keep for the whole sweep.
+            hashes.reserve_exact(eights.len());
             hashes.extend(eights.iter().map(|eight| KeyHash(u64::from_be_bytes(*eight))));
         }
         Ok(Some(hashes))

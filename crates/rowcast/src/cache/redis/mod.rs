@@ -77,7 +77,8 @@ impl RedisSettings {
             pipeline: pipeline.into(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(10),
-            seen_piece_bytes: 64 << 20,
+            // A sweep reads a log piece by piece, and takes no more room beside its keys than for one.
+            seen_piece_bytes: 1 << 20,
         })
     }
 

@@ -14,7 +14,7 @@ use super::feed::{self, Feed, SILENCE_MAX};
 use super::fits::server_fits;
 use super::install::{Prepared, Unfit};
 use super::pgoutput::{self, Message};
-use super::record::{self, Mark};
+use super::record::{self, Claim, Mark};
 use super::schema;
 use super::session::{Parts, Session};
 use super::stream::{SessionTable, Stream};
@@ -90,17 +90,18 @@ pub(super) async fn begin(
     let judge = judging(settings, &tables, &mut readers).await?;
     let barrier = barrier(&mut aside, settings, &tables, &slot, known).await?;
 
+    let server_started_us = server_started_us(&mut aside).await.map_err(settings.explain("asking since when the server runs"))?;
     let (replication, identity) = replication(settings).await?;
     let base = format!("postgres:{}:{}", identity.text, settings.slot());
     let own = record.filter(|record| record.lineage.0.strip_prefix(base.as_str()).is_some_and(|rest| rest.starts_with(':')));
-    let (replication, lineage) = recognise(settings, replication, own, &slot, &base, identity.end, &mut notes).await?;
+    let (replication, lineage) = recognise(settings, replication, own, &slot, &base, (identity.end, server_started_us), &mut notes).await?;
     if own.is_none() && record.is_some() {
         notes.push(format!("this is another history than the one that was published before ({}); every table is read again", base));
     }
     let from = Position(slot.confirmed, 0);
     let record = match own {
         Some(record) if record.lineage == lineage => record.clone(),
-        _ => record::blank(&lineage, from),
+        _ => record::early(&lineage, from, server_started_us),
     };
 
     let feed = Feed::start(start(settings, replication, slot.confirmed).await?, slot.confirmed);
@@ -237,6 +238,12 @@ async fn replication(settings: &PostgresSettings) -> Result<(Connection, Identit
     Ok((connection, Identity { text, end }))
 }
 
+/// When the server was started, by its own clock in microseconds since the epoch.
+async fn server_started_us(connection: &mut Connection) -> Result<i64, Fault> {
+    let rows = connection.query("SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint", PATIENCE).await?;
+    rows.first().ok_or_else(|| Fault::Lost("the server did not say since when it runs".to_owned()))?.number(0)
+}
+
 /// Reads `16/B374D848`.
 fn read_lsn(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
@@ -281,17 +288,21 @@ async fn recognise(
     record: Option<&PositionRecord>,
     slot: &slot::Ensured,
     base: &str,
-    end: u64,
+    (end, server_started_us): (u64, i64),
     notes: &mut Vec<String>,
 ) -> Result<(Connection, Lineage), Error> {
     let fresh = || Lineage(format!("{base}:{}", ulid::Ulid::generate()).into());
     let Some(record) = record else { return Ok((connection, fresh())) };
     let at = record.position.0;
-    if slot.made || record.mark.is_empty() || slot.confirmed > at {
-        if !slot.made && !record.mark.is_empty() {
+    let claim = record::claim(record, server_started_us, slot.confirmed);
+    if slot.made || claim == Claim::Unknown || slot.confirmed > at {
+        if !slot.made && claim == Claim::Transaction {
             notes.push(format!("the slot {} was moved beyond what had been published; every table is read again", settings.slot()));
         }
         return Ok((connection, fresh()));
+    }
+    if claim == Claim::Same {
+        return Ok((connection, record.lineage.clone()));
     }
     const RESTORED: &str =
         "the newest transaction that was published is not in the log any more: the database was restored; every table is read again";

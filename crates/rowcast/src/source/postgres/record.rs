@@ -1,4 +1,4 @@
-//! The position record: a message of ours in the log, by which the history is recognised, and what the server may forget. Pure.
+//! The position record: a transaction in the log, as a rule one with a message of ours, by which the history is recognised, and what the server may forget. Pure.
 //!
 //! A cold copy of a server has the same identity, the same slot and the same numbers; only times differ. So the record names a
 //! transaction by its number and its time, and the server is never told that it may forget that transaction: at a restart it must
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::super::PositionRecord;
 use crate::change::{Lineage, Position};
 
-/// A transaction with a message of ours.
+/// A transaction, of ours as a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub xid: u32,
@@ -28,9 +28,36 @@ pub(super) fn record(lineage: &Lineage, commit: u64, mark: &Mark) -> PositionRec
     PositionRecord { lineage: lineage.clone(), position: Position(commit, 1), mark: mark.text() }
 }
 
-/// The record of a history in which no message of ours has come by yet.
-pub(super) fn blank(lineage: &Lineage, from: Position) -> PositionRecord {
-    PositionRecord { lineage: lineage.clone(), position: from, mark: String::new() }
+/// The record of a history in which no message of ours has come by yet. Until one has, that the server has not been started again since is
+/// the proof that the history is the same: a session that ends so early must not make the next one tell of it all as of a new history, by
+/// which keys would go back.
+pub(super) fn early(lineage: &Lineage, from: Position, server_started_us: i64) -> PositionRecord {
+    PositionRecord { lineage: lineage.clone(), position: from, mark: early_mark(server_started_us) }
+}
+
+/// What stands in such a record.
+fn early_mark(server_started_us: i64) -> String {
+    format!("server@{server_started_us}")
+}
+
+/// What a record says of the history that a server has now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// That a transaction stands there, which must come by again.
+    Transaction,
+    /// The server has run ever since, and nothing was forgotten: it is the same history.
+    Same,
+    /// No message had come by, and the server was started again since: it may be any history.
+    Unknown,
+}
+
+/// What this record says where the server was started then and was told to send everything from `confirmed` on.
+pub(super) fn claim(record: &PositionRecord, server_started_us: i64, confirmed: u64) -> Claim {
+    match record.mark.starts_with("server@") {
+        false => Claim::Transaction,
+        true if record.mark == early_mark(server_started_us) && record.position.0 == confirmed => Claim::Same,
+        true => Claim::Unknown,
+    }
 }
 
 /// A record that was published.
@@ -98,6 +125,16 @@ impl Keeping {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_early_record_holds_as_long_as_the_server_runs_and_has_forgotten_nothing() {
+        let record = early(&Lineage("l".into()), Position(100, 0), 7);
+        for (started, confirmed, expected) in [(7, 100, Claim::Same), (8, 100, Claim::Unknown), (7, 101, Claim::Unknown)] {
+            assert_eq!(claim(&record, started, confirmed), expected);
+        }
+        let later = super::record(&Lineage("l".into()), 100, &Mark { xid: 5, committed_us: 7 });
+        assert_eq!(claim(&later, 7, 100), Claim::Transaction);
+    }
 
     #[test]
     fn the_transaction_of_the_record_is_never_forgotten() {

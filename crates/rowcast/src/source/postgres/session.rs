@@ -32,6 +32,11 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 const MARK_BYTES: u64 = 64 * 1024;
 /// Messages of readings become records no more often than this.
 const RECORD_EVERY: Duration = Duration::from_millis(500);
+/// If no message has come by for so long, because a backlog lies before it, a transaction of somebody else becomes the record. Otherwise a
+/// publisher that is ended within a long backlog would begin it anew, and the server would keep its log until the last of it.
+const RECORD_LATE: Duration = Duration::from_secs(2);
+/// How many events such a transaction may hold: to find it again the server must be stopped in the middle of telling of it.
+const RECORD_EVENTS_MAX: u64 = 10_000;
 
 /// What a session stands on, made by [`super::begin`].
 #[derive(Debug)]
@@ -80,6 +85,7 @@ pub(super) struct Session {
     pub(super) seen: u64,
     pub(super) last_written: Instant,
     pub(super) last_record: Option<Instant>,
+    pub(super) begun: Instant,
     /// Where the newest record's transaction ends.
     pub(super) record_end: u64,
     /// Whether anything was shipped since then.
@@ -120,6 +126,7 @@ impl Session {
             seen: 0,
             last_written: now,
             last_record: None,
+            begun: now,
             record_end,
             dirty: false,
             alive: 0,
@@ -213,7 +220,23 @@ impl Session {
             .and_then(|message| message.strip_prefix(self.parts.nonce.as_str())?.strip_prefix(':')?.parse().ok());
         if let Some(mark) = mark {
             self.on_mark(mark, committed);
+        } else if committed.holds_changes
+            && committed.events <= RECORD_EVENTS_MAX
+            && self.last_record.unwrap_or(self.begun).elapsed() >= RECORD_LATE
+        {
+            self.record(committed);
+            self.hand_out(Position(committed.end, 0));
         }
+    }
+
+    /// The record of this transaction goes out ahead of whatever has not been handed out yet.
+    fn record(&mut self, committed: &Committed) {
+        let mark = Mark { xid: committed.xid, committed_us: committed.committed_us };
+        self.outbox.push(Portion::Record(record::record(&self.parts.lineage, committed.commit, &mark)));
+        self.keeping.published(committed.commit, committed.end);
+        self.record_end = committed.end;
+        self.last_record = Some(Instant::now());
+        self.dirty = false;
     }
 
     /// A message of this session comes by.
@@ -230,18 +253,17 @@ impl Session {
         let behind = committed.end.saturating_sub(self.record_end) > MARK_BYTES;
         let due = self.last_record.is_none_or(|last| last.elapsed() >= RECORD_EVERY && (self.dirty || behind));
         if due {
-            let mark = Mark { xid: committed.xid, committed_us: committed.committed_us };
-            self.outbox.push(Portion::Record(record::record(&self.parts.lineage, committed.commit, &mark)));
-            self.keeping.published(committed.commit, committed.end);
-            self.record_end = committed.end;
-            self.last_record = Some(Instant::now());
-            self.dirty = false;
+            self.record(committed);
         }
         self.hand_out(Position(committed.end, 0));
     }
 
+    /// Whether there is something to hand out. In the middle of a transaction there is not before a portion is full: it was committed as a
+    /// whole, so what follows is on its way, and portions of whatever has arrived would make small messages just when the server is slower
+    /// than the broker.
     fn has_news(&self) -> bool {
-        self.parts.stream.has_changes() || self.parts.stream.position() > self.flushed && self.parts.stream.between()
+        let stream = &self.parts.stream;
+        stream.between() && (stream.has_changes() || stream.position() > self.flushed)
     }
 
     fn flush(&mut self) {

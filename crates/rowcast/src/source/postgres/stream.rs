@@ -80,6 +80,8 @@ pub(super) struct Committed {
     pub message: Option<String>,
     /// Whether there was anything in it but messages.
     pub holds_changes: bool,
+    /// How many events the log has told of it.
+    pub events: u64,
 }
 
 #[derive(Debug)]
@@ -304,6 +306,7 @@ impl Stream {
             before: open.before,
             message: open.message,
             holds_changes: open.holds_changes,
+            events: open.index,
         }
     }
 
@@ -527,7 +530,11 @@ fn nameless(table: &SessionTable, nameless: Nameless) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Capture;
+    use super::super::samples::catalogue;
+    use super::super::schema::{Column, Identity, Leaf, UniqueKey};
     use super::*;
+    use crate::mapping::TableSettings;
 
     #[test]
     fn rows_too_many_to_be_read_singly_hold_the_log_until_their_table_is_asked_for() {
@@ -539,5 +546,81 @@ mod tests {
         assert_eq!(stream.wanted_since(), Some(100));
         assert_eq!(std::mem::take(&mut stream.resyncs), BTreeMap::from([(0, Some(100))]));
         assert_eq!(stream.wanted_since(), None);
+    }
+
+    /// A message whose numbers are these, each with its width in bytes.
+    fn message(tag: u8, numbers: &[(u64, usize)]) -> Vec<u8> {
+        let bytes = numbers.iter().flat_map(|(number, width)| number.to_be_bytes().into_iter().skip(8 - width));
+        std::iter::once(tag).chain(bytes).collect()
+    }
+
+    #[test]
+    fn a_sign_of_life_in_the_middle_of_a_transaction_does_not_say_that_it_is_over() {
+        let mut stream = Stream::new(Vec::new(), Catalogue::default(), String::new(), Position(100, 0));
+        stream.advance(150);
+        assert_eq!(stream.position(), Position(150, 0));
+        stream.take(&message(b'B', &[(200, 8), (0, 8), (7, 4)])).unwrap();
+        // It carries the commit's own place, or one beyond.
+        for end in [200, 1000] {
+            stream.advance(end);
+            assert_eq!((stream.position(), stream.between()), (Position(200, 0), false));
+        }
+        let committed = stream.take(&message(b'C', &[(0, 1), (200, 8), (210, 8), (0, 8)])).unwrap();
+        assert!(matches!(committed, Step::Committed(committed) if committed.before == Position(150, 0) && committed.end == 210));
+        assert_eq!((stream.position(), stream.between()), (Position(210, 0), true));
+    }
+
+    /// A table whose keys are made of a column that is unique only at the end of a transaction.
+    fn deferred_table(catalogue: &Catalogue) -> SessionTable {
+        let column = |(number, name, type_oid, declared): (i16, &str, u32, &str)| Column {
+            number,
+            name: name.to_owned(),
+            type_oid,
+            plan: catalogue.plan(type_oid).map_err(|refusal| refusal.to_string()),
+            declared: declared.to_owned(),
+            not_null: true,
+            collation: None,
+            listed: None,
+            generated: None,
+        };
+        let unique = |name: &str, primary| UniqueKey { columns: vec![name.to_owned()], primary, immediate: primary };
+        let leaf = Leaf { oid: 1, name: "public.t".into(), kind: 'r', identity: Identity::Full, file: 1, attached: String::new() };
+        let table = Table {
+            name: "t".to_owned(),
+            oid: 1,
+            schema: "public".to_owned(),
+            relation: "t".to_owned(),
+            kind: 'r',
+            persistence: 'p',
+            is_partition: false,
+            columns: [(1, "id", 23, "integer"), (2, "email", 25, "text")].map(column).into(),
+            unique: vec![unique("id", true), unique("email", false)],
+            leaves: vec![leaf],
+            membership: None,
+            filtered: false,
+        };
+        let settings = TableSettings { key: Some("mail:{email}".to_owned()), ..TableSettings::new("t") };
+        let mapped = table.resolve(&settings, Capture::Log).unwrap_or_else(|misfit| panic!("{}", misfit.text));
+        SessionTable { table, mapped, judge: None, deferred: true }
+    }
+
+    #[test]
+    fn keys_too_many_to_be_remembered_within_a_transaction_make_their_table_be_read_anew() {
+        let catalogue = catalogue();
+        let table = deferred_table(&catalogue);
+        let mut stream = Stream::new(vec![table], catalogue, String::new(), Position::START);
+        stream.take(&message(b'B', &[(200, 8), (0, 8), (7, 4)])).unwrap();
+        let key = |email: String| vec![KeyValue::Text(email)];
+        let image = |email: String| Told::Row(Image::Present { json: "{}".to_owned(), key: key(email) });
+        // The new holder of a key comes before the old one goes.
+        stream.present(0, Op::Insert, "new".to_owned(), image("m".to_owned()));
+        stream.absent(0, "old".to_owned(), Ok(key("m".to_owned())));
+        assert_eq!((stream.take_changes().0.len(), &stream.resyncs), (1, &BTreeMap::new()), "the old one takes no key away");
+        for number in 1..TAKEN_MAX {
+            stream.present(0, Op::Insert, number.to_string(), image(number.to_string()));
+        }
+        assert_eq!(stream.resyncs, BTreeMap::new());
+        stream.present(0, Op::Insert, "one more".to_owned(), image("one more".to_owned()));
+        assert_eq!(stream.resyncs, BTreeMap::from([(0, None)]));
     }
 }

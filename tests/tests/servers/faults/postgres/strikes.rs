@@ -10,14 +10,11 @@ use rowcast_testkit::wait::until_blocking;
 
 use super::super::database::Database;
 use super::super::turns::Turns;
-use super::super::world::{AGREEMENT, PARTITIONS, World};
+use super::super::world::{AGREEMENT, World};
 use super::{Load, Postgres};
 
 /// How many kinds of fault there are.
 const KINDS: usize = 15;
-
-/// What a consumer says of each partition when the source's history is another one.
-const NEW_HISTORY: &str = "history is another one: every table";
 
 #[test]
 fn a_pipeline_on_postgresql_comes_through_one_fault_after_another() {
@@ -81,24 +78,18 @@ fn restart_broker(turns: &Turns, broker: &mut RabbitServer) {
     turns.world.wait_until_taken_over(&holders);
 }
 
-/// Waits until every partition has begun a new history.
-fn wait_until_followed(turns: &Turns, before: usize) {
-    turns.world.wait_until_said(NEW_HISTORY, before + PARTITIONS);
-    turns.world.wait_until_settled();
-}
-
 /// Somebody drops the slot under the publisher.
 fn drop_slot(turns: &Turns, postgres: &Postgres) {
-    let before = turns.world.said(NEW_HISTORY);
+    let before = turns.world.lineages();
     let attempt = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active; SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
     // The publisher takes it again as soon as it can.
     until_blocking("the slot to be free for a moment", AGREEMENT, || postgres.server.lock().execute(attempt).ok()).expect("it is dropped");
-    wait_until_followed(turns, before);
+    turns.world.wait_until_followed(&before);
 }
 
 /// The server is lost, and a standby takes its place, which may lack the last commits.
 fn fail_over(turns: &Turns, postgres: &Postgres, proxy: &Proxy) {
-    let before = turns.world.said(NEW_HISTORY);
+    let before = turns.world.lineages();
     let standby = postgres.server.lock().start_standby().expect("a standby");
     turns.world.writer.wait_for_more(20);
     turns.world.excuse();
@@ -108,13 +99,13 @@ fn fail_over(turns: &Turns, postgres: &Postgres, proxy: &Proxy) {
     *server = standby;
     drop(server);
     proxy.redirect(postgres.address());
-    wait_until_followed(turns, before);
+    turns.world.wait_until_followed(&before);
     turns.world.watch_anew();
 }
 
 /// The server's files are replaced by a copy of them, and it is written on.
 fn restore(turns: &Turns, postgres: &Postgres) {
-    let before = turns.world.said(NEW_HISTORY);
+    let before = turns.world.lineages();
     let mut server = postgres.server.lock();
     server.stop().expect("it stops");
     let copy = server.cold_copy().expect("a copy");
@@ -129,6 +120,6 @@ fn restore(turns: &Turns, postgres: &Postgres) {
     server.restore(&copy).expect("the copy takes the place");
     server.start_again().expect("it starts again");
     drop(server);
-    wait_until_followed(turns, before);
+    turns.world.wait_until_followed(&before);
     turns.world.watch_anew();
 }
