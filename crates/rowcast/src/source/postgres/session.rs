@@ -1,4 +1,4 @@
-//! A session: one stream from one slot, and two connections beside it, from `begin` until something changes.
+//! A session: one stream from one slot, and a few connections beside it, from `begin` until something changes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -176,7 +176,7 @@ impl Session {
                 biased;
                 told = self.parts.told.recv() => match told {
                     Some(told) => self.on_told(told)?,
-                    None => return Err(Error::Busy(format!("PostgreSQL at {}: both connections are over", self.parts.place))),
+                    None => return Err(Error::Busy(format!("PostgreSQL at {}: all connections for statements are over", self.parts.place))),
                 },
                 frames = feed.frames(), if waits_for_frames => {
                     let frames = self.streamed(frames)?;
