@@ -224,6 +224,38 @@ async fn a_row_that_the_filter_cannot_bear_is_set_aside_alone_and_comes_back_men
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_code_a_filters_function_raises_the_row_alone_is_set_aside() {
+    let server = PostgresServer::start().unwrap();
+    server
+        .execute(
+            "CREATE FUNCTION coded(int) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+                CASE $1 WHEN 1 THEN RETURN true;
+                    WHEN 2 THEN RAISE 'two' USING ERRCODE = 'U0001';
+                    WHEN 3 THEN PERFORM nowhere(1);
+                    WHEN 4 THEN PERFORM 1 FROM nothing;
+                    WHEN 5 THEN RAISE feature_not_supported; END CASE;
+             END $$;
+             CREATE TABLE t(id int PRIMARY KEY, n int, v int); INSERT INTO t SELECT i, 1, 0 FROM generate_series(1, 30) i;
+             UPDATE t SET n = id - 20 WHERE id BETWEEN 21 AND 26",
+        )
+        .unwrap();
+    let mut pipeline = Pipeline::installed(&server, vec![filtered("t", "public.coded(n)")]).await;
+    pipeline.start();
+    let wanted = matching("t", "n = 1");
+    let rows = |from: usize| -> BTreeSet<String> {
+        let letters = pipeline.broker.dead_letters();
+        let pk = |letter: &Vec<u8>| serde_json::from_slice::<serde_json::Value>(letter).unwrap()["pk"].to_string();
+        letters[from..].iter().map(pk).collect()
+    };
+    pipeline.agree(&server, &wanted).await;
+    until("the others to be set aside by chunk", DEADLINE, async || (rows(0).len() == 5).then_some(())).await.unwrap();
+    let before = pipeline.broker.dead_letters().len();
+    server.execute("UPDATE t SET v = 1").unwrap();
+    pipeline.agree(&server, &wanted).await;
+    until("the others to be set aside by stream", DEADLINE, async || (rows(before).len() == 5).then_some(())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_condition_that_does_not_follow_from_the_row_alone_is_refused_where_it_stands() {
     let server = PostgresServer::start().unwrap();
     server

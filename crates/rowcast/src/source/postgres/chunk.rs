@@ -10,7 +10,7 @@ use super::super::{ChunkLimits, ReadRow};
 use super::desk::Outcome;
 use super::filter::free_name;
 use super::install::Prepared;
-use super::judge::{Evidence, Judge, Verdict, is_of_values};
+use super::judge::{Evidence, Judge, Verdict};
 use super::row::Cell;
 use super::rows::{Nameless, Place, RowReader, bytes_of};
 use super::types::Catalogue;
@@ -214,7 +214,7 @@ impl ReadTable {
     ) -> Result<(Readout, Option<Unjudged>), Fault> {
         if let Some(filtering) = &self.filtering {
             match self.read_after(connection, after.clone(), &self.matching(filtering, condition, limits), limits, None).await {
-                Err(Fault::Refused(error)) if is_of_values(&error) => drop(connection.query("ROLLBACK", PATIENCE).await?),
+                Err(Fault::Refused(error)) if error.may_be_of_row() => drop(connection.query("ROLLBACK", PATIENCE).await?),
                 read => return read.map(|readout| (readout, None)),
             }
         }

@@ -241,21 +241,34 @@ impl Judge {
                 Err(Fault::Refused(error)) => {
                     connection.query("ROLLBACK", PATIENCE).await?;
                     let late = error.code == code::QUERY_CANCELED && begun.elapsed() >= LIMIT;
-                    if !late && !is_of_values(&error) {
-                        // The expressions were tried out: what is wrong with the table the next session finds out.
-                        return Err(Fault::Lost(format!("judging rows of {}: {error}", self.table)));
+                    // The expressions were tried out: what is wrong with the table the next session finds out.
+                    let lost = || Fault::Lost(format!("judging rows of {}: {error}", self.table));
+                    if !late && !error.may_be_of_row() {
+                        return Err(lost());
                     }
                     if rows.len() > 1 {
                         let middle = rows.start + rows.len() / 2;
                         left.extend([middle..rows.end, rows.start..middle]);
-                    } else {
+                    } else if late || error.is_of_values() || self.bears_no_row(connection).await? {
                         verdicts.push(Verdict::Fails(self.failure(&error)));
+                    } else {
+                        return Err(lost());
                     }
                 }
                 Err(fault) => return Err(fault),
             }
         }
         Ok(verdicts)
+    }
+
+    /// Whether the question itself is still one that the server answers: then it is the row that it cannot bear.
+    async fn bears_no_row(&self, connection: &mut Connection) -> Result<bool, Fault> {
+        let lists = vec!["'{}'"; self.inputs.len()].join(",");
+        match connection.query(&format!("EXECUTE {}({lists})", self.statement), PATIENCE).await {
+            Ok(_) => Ok(true),
+            Err(Fault::Refused(_)) => Ok(false),
+            Err(fault) => Err(fault),
+        }
     }
 
     fn execute(&self, evidence: &Evidence, rows: &Range<usize>) -> Vec<u8> {
@@ -340,12 +353,6 @@ fn once<'n>(all: impl Iterator<Item = &'n String>) -> Vec<&'n String> {
         }
     }
     names
-}
-
-/// Whether the values of a row are to blame: a type does not take one, an expression fails on it, a function of the user's raises an
-/// error, or something becomes too large.
-pub(super) fn is_of_values(error: &ServerError) -> bool {
-    [code::CLASS_DATA, code::CLASS_CONSTRAINT, code::CLASS_RAISED, code::CLASS_LIMIT].iter().any(|class| error.code.starts_with(class))
 }
 
 #[cfg(test)]
