@@ -17,6 +17,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The same, with what comes around it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How much is put before the server at once, unless one row is more: a server may have little memory, and reads it several times.
+const PART_BYTES: usize = 2 * 1024 * 1024;
+
 /// What the server is asked about the rows of one table.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -96,6 +99,24 @@ impl Evidence {
         }
         assert_eq!(width, self.columns.len(), "a row has every column that is asked for");
         self.rows += 1;
+    }
+
+    /// All rows, in parts of at most [`PART_BYTES`] or one row.
+    fn parts(&self) -> Vec<Range<usize>> {
+        let mut parts = Vec::new();
+        let (mut start, mut before) = (0, 0);
+        for row in 0..self.rows {
+            let end: usize = self.columns.iter().map(|texts| texts.ends[row]).sum();
+            if end - before > PART_BYTES && row > start {
+                parts.push(start..row);
+                before = self.columns.iter().map(|texts| texts.ends[row - 1]).sum();
+                start = row;
+            }
+        }
+        if start < self.rows {
+            parts.push(start..self.rows);
+        }
+        parts
     }
 }
 
@@ -229,12 +250,10 @@ impl Judge {
     /// Asks about rows, on a connection that knows the question. A row that the server cannot judge fails alone.
     pub async fn ask(&self, connection: &mut Connection, evidence: &Evidence) -> Result<Vec<Verdict>, Fault> {
         let mut verdicts = Vec::with_capacity(evidence.rows);
-        // Halves that are to be asked about, the first one last.
-        let mut left: Vec<Range<usize>> = std::iter::once(0..evidence.rows).collect();
+        // Parts that are to be asked about, the first one last.
+        let mut left: Vec<Range<usize>> = evidence.parts();
+        left.reverse();
         while let Some(rows) = left.pop() {
-            if rows.is_empty() {
-                continue;
-            }
             let begun = Instant::now();
             match connection.query_bytes(&self.execute(evidence, &rows), PATIENCE).await {
                 Ok(answers) => self.read(answers, rows.len(), &mut verdicts)?,
@@ -358,6 +377,17 @@ fn once<'n>(all: impl Iterator<Item = &'n String>) -> Vec<&'n String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn much_evidence_is_put_before_the_server_in_parts() {
+        let mut evidence = Evidence::new(2);
+        assert!(evidence.parts().is_empty());
+        let long = vec![b'x'; PART_BYTES / 2 - 10];
+        for text in [&b"x"[..], &long, &long, &long, &[b'x'; PART_BYTES + 1], b"x"] {
+            evidence.push([Some(text), None].into_iter());
+        }
+        assert_eq!(evidence.parts(), [0..2, 2..3, 3..4, 4..5, 5..6].to_vec());
+    }
 
     #[test]
     fn a_part_of_the_evidence_stands_by_itself_whatever_is_in_the_texts() {
