@@ -169,7 +169,14 @@ pub(super) async fn compile(connection: &mut Connection, table: &Table, text: &s
     match asked {
         Ok(answers) => {
             let row = answers.first().ok_or_else(|| Fault::Lost("the server did not say what a condition is made of".to_owned()))?;
-            Ok(Ok(Filter { text, inputs: names_of(row.text(0)?)? }))
+            let inputs = names_of(row.text(0)?)?;
+            if let Some((name, foreign)) = inputs.iter().find_map(|name| Some((name, table.foreign(name)?))) {
+                return Ok(Err(format!(
+                    "names the column {name} of the type {foreign}, which is not PostgreSQL's own, so that its operators would not be found and \
+                     others be used in silence; compare a generated column that is made of it ({name}::text, say)"
+                )));
+            }
+            Ok(Ok(Filter { text, inputs }))
         }
         Err(Fault::Refused(error)) => explain(&error).map(Err).ok_or(Fault::Refused(error)),
         Err(fault) => Err(fault),

@@ -38,6 +38,7 @@ pub struct Plan {
     pub(super) type_name: String,
     pub(super) definition: String,
     pub(super) key: Option<ColumnType>,
+    pub(super) foreign: Option<String>,
 }
 
 /// What a text form is, and so what becomes of it.
@@ -117,6 +118,11 @@ impl Plan {
             }
         }
         outcome
+    }
+
+    /// The type that PostgreSQL does not bring along, if this is one or is made of one: its operators, its order among them, are its own.
+    pub fn foreign(&self) -> Option<&str> {
+        self.foreign.as_deref()
     }
 
     /// The type's name, as the database prints it.
