@@ -329,8 +329,16 @@ impl ReadTable {
             // As many as may fit, going by the length of the rows that were told so far, and not many more than before, for nobody knows how
             // long they take.
             let fitting = if told == 0 { FIRST_ROWS } else { limits.bytes.saturating_sub(bytes) * told / bytes.max(1) + 1 };
-            asked = fitting.min(wanted + 1 - read).min(GROWTH * asked).max(1);
-            answers = VecDeque::from(connection.query(&format!("FETCH {asked} FROM rowcast"), PATIENCE).await?);
+            let growth = if first < FIRST_ROWS { 1 } else { GROWTH };
+            asked = fitting.min(wanted + 1 - read).min(growth * asked).max(1);
+            answers = match connection.query(&format!("FETCH {asked} FROM rowcast"), PATIENCE).await {
+                // What there is so far is a chunk; the next one begins with the rows that take so long.
+                Err(Fault::Refused(error)) if filters && error.code == code::QUERY_CANCELED => {
+                    readout.last = false;
+                    return Ok(readout);
+                }
+                fetched => VecDeque::from(fetched?),
+            };
         }
     }
 
