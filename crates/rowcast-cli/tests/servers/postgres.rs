@@ -115,6 +115,7 @@ async fn a_pipeline_on_postgresql_from_init_to_uninstall_with_the_documented_pri
     assert!(found["source"]["retained"].is_u64() && found["stops"] == serde_json::json!([]), "{found}");
     let shown = said(folder, &["status"]);
     assert!(ok(&shown).contains("of log kept for delivery"), "{}", shown.stdout);
+    server.execute("GRANT pg_read_all_stats TO rowcast").unwrap();
     let lag = until("a lag in time", DEADLINE, async || {
         server.execute("UPDATE users SET name = name WHERE id = 7").unwrap();
         status(folder)["source"]["lag_ms"].as_i64()

@@ -259,8 +259,8 @@ fn fingerprint(columns: &[String], schema: &TableSchema, filter: Option<&str>) -
         text.push_str(&format!(" of {:?}", schema.definition));
     }
     if let Some(filter) = filter {
-        // The types of its columns decide what it says; which of them it uses only the source could tell.
-        let declared: Vec<&str> = schema.columns.iter().map(|column| column.declared.as_str()).collect();
+        // Which columns are called what, and their types, decide what it says; which of them it uses only the source could tell.
+        let declared: Vec<(&str, &str)> = schema.columns.iter().map(|column| (column.name.as_str(), column.declared.as_str())).collect();
         text.push_str(&format!(" where {filter:?} {declared:?}"));
     }
     format!("{:08x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()) >> 32)

@@ -53,7 +53,8 @@ async fn a_table_that_cannot_be_followed_is_told_why() {
              CREATE TABLE mail(id int PRIMARY KEY, mail text NOT NULL UNIQUE);
              CREATE TABLE generated(id int, twice int GENERATED ALWAYS AS (id * 2) STORED PRIMARY KEY);
              CREATE TABLE parent(id int PRIMARY KEY) PARTITION BY RANGE (id);
-             CREATE TABLE leaf PARTITION OF parent FOR VALUES FROM (0) TO (9); CREATE TABLE listed(k int[] PRIMARY KEY)",
+             CREATE TABLE leaf PARTITION OF parent FOR VALUES FROM (0) TO (9); CREATE TABLE listed(k int[] PRIMARY KEY);
+             CREATE EXTENSION citext; CREATE DOMAIN word AS citext; CREATE TABLE worded(k word PRIMARY KEY)",
         )
         .unwrap();
     let tables = [
@@ -65,6 +66,7 @@ async fn a_table_that_cannot_be_followed_is_told_why() {
         table("generated", None),
         table("leaf", None),
         table("listed", None),
+        table("worded", None),
         TableSettings { filter: Some("id > random()".to_owned()), ..table("parent", None) },
         table("public.parent", Some("p:{id}")),
         table("parent", Some("q:{id}")),
@@ -82,6 +84,7 @@ async fn a_table_that_cannot_be_followed_is_told_why() {
     stops: table generated: the key's column twice is generated, and old values of such a column are not in PostgreSQL's log → use a key of other columns
     stops: table leaf is a partition → map the partitioned table, or detach it
     stops: table listed: the key's column k is of type integer[], of which two values may look the same in JSON → use a key of other columns
+    stops: table worded: the primary key's column k is of the type public.citext, which is not PostgreSQL's own and has an order of its own → use a primary key of types that are, text for example
     stops: table parent: `where` has a result that may change by itself (the time now, random, what depends on the session's time zone or language, functions that are not IMMUTABLE) → compare columns, and say the time zone where one is needed (AT TIME ZONE 'UTC')
     stops: parent and public.parent are one table → name each table once
     stops: parent and parent are one table → name each table once

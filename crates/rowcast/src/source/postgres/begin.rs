@@ -18,10 +18,11 @@ use super::record::{self, Claim, Mark};
 use super::schema;
 use super::session::{Parts, Session};
 use super::stream::{SessionTable, Stream};
+use super::types::Catalogue;
 use super::wire::{Answer, Connection, Fault, Frame, Role, code, dial, literal, quoted};
 use super::{PostgresSettings, install, slot};
 use crate::change::{Lineage, Position};
-use crate::mapping::MappedTable;
+use crate::mapping::{MappedTable, TableSettings};
 
 /// How long a short statement may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,7 +57,7 @@ pub(super) async fn begin(
     let mut aside = settings.connect("connecting").await?;
     server_fits(&mut aside, settings).await?;
     let mut notes = Vec::new();
-    let (prepared, _) = prepare(&mut aside, settings, known.before, &mut notes).await?;
+    let (prepared, ..) = prepare(&mut aside, settings, known.before, &mut notes).await?;
     if !known.before
         && install::publication(&mut aside, &settings.publication()).await.map_err(settings.explain("reading the catalogue"))?.is_none()
     {
@@ -82,7 +83,7 @@ pub(super) async fn begin(
     let (facts, _) =
         schema::read(&mut aside, &settings.publication(), &settings.names()).await.map_err(settings.explain("reading the catalogue"))?;
     // What was just published is a part of what the tables are.
-    let (tables, catalogue) = prepare(&mut aside, settings, known.before, &mut notes).await?;
+    let (tables, catalogue, left_out) = prepare(&mut aside, settings, known.before, &mut notes).await?;
     let mut readers = Vec::new();
     for _ in 0..tables.len().clamp(1, READERS_MAX) {
         readers.push(settings.connect("connecting").await?);
@@ -108,7 +109,7 @@ pub(super) async fn begin(
     let mapped: Arc<[MappedTable]> = tables.iter().map(|prepared| prepared.mapped.clone()).collect();
     let read_tables = tables.iter().map(|prepared| Arc::new(ReadTable::new(prepared, &catalogue))).collect();
     let judges = tables.iter().map(|prepared| prepared.judge.clone()).collect();
-    let subject = Subject { publication: settings.publication(), prefix: settings.prefix(), names: settings.names() };
+    let subject = Subject { publication: settings.publication(), prefix: settings.prefix(), names: settings.names(), left_out };
     let (sender, told) = mpsc::unbounded_channel();
     let session_tables = tables
         .into_iter()
@@ -137,14 +138,16 @@ pub(super) async fn begin(
     Ok((session, Start { lineage, from, record, tables: mapped, notes }))
 }
 
-/// The tables as they are mapped. Where a session went before, one that cannot be followed any more is left out, and the others go on.
+/// The tables as they are mapped, and those that are left out: where a session went before, one that cannot be followed any more holds up
+/// no other.
 pub(super) async fn prepare(
     connection: &mut Connection,
     settings: &PostgresSettings,
     before: bool,
     notes: &mut Vec<String>,
-) -> Result<(Vec<Prepared>, super::types::Catalogue), Error> {
+) -> Result<(Vec<Prepared>, Catalogue, Vec<TableSettings>), Error> {
     let mut fitting = settings.clone();
+    let mut unfit = Vec::new();
     loop {
         match install::prepare(connection, &fitting).await {
             Err(Unfit::Table(misfit, text)) if before && fitting.tables.len() > 1 => {
@@ -153,8 +156,12 @@ pub(super) async fn prepare(
                 if !notes.contains(&note) {
                     notes.push(note);
                 }
+                unfit.push(left_out);
             }
-            prepared => return Ok(prepared?),
+            prepared => {
+                let (tables, catalogue) = prepared?;
+                return Ok((tables, catalogue, unfit));
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use super::super::{ChunkLimits, ReadRow};
 use super::desk::Outcome;
 use super::filter::free_name;
 use super::install::Prepared;
-use super::judge::{Evidence, Judge, Verdict, is_of_values};
+use super::judge::{Evidence, Judge, Verdict};
 use super::row::Cell;
 use super::rows::{Nameless, Place, RowReader, bytes_of};
 use super::types::Catalogue;
@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_PATIENCE: &str = "5s";
 /// How long the rows of a chunk may take, more or less; a snapshot that lasts keeps the server from cleaning up.
 const CHUNK_TIME: Duration = Duration::from_secs(1);
+/// How long the server may take for the rows that are fetched at once and filtered.
+const FETCH_LIMIT: Duration = Duration::from_secs(10);
 /// How many rows are fetched first, before it is known how long they are.
 const FIRST_ROWS: usize = 64;
 /// How many times as many are fetched next.
@@ -88,6 +90,8 @@ struct Filtering {
     verdict: String,
     /// By column, whether it is told of a row that is left out.
     always_told: Vec<bool>,
+    /// By column, whether only the judge asks for it: where the server itself has left rows out it is told of none.
+    only_asked: Vec<bool>,
     /// Whether a chunk names the rows that are left out, because no sweep could tell their keys from somebody else's.
     names_unmatched: bool,
     /// How many columns the template has.
@@ -120,6 +124,7 @@ impl ReadTable {
             }
         }
         let filtering = judge.map(|judge| {
+            let always_told = |name: &String| table.primary_key().contains(name) || template.contains(name);
             let verdict = quoted(&free_name(table, "rowcast row"));
             let place = |name: &str| columns.iter().position(|column| column == name).expect("it was just put there");
             Filtering {
@@ -127,7 +132,8 @@ impl ReadTable {
                 inputs: judge.inputs().map(place).collect(),
                 selected: format!("{} AS {verdict}", judge.condition()),
                 verdict,
-                always_told: columns.iter().map(|name| table.primary_key().contains(name) || template.contains(name)).collect(),
+                always_told: columns.iter().map(always_told).collect(),
+                only_asked: columns.iter().map(|name| !always_told(name) && !mapped.columns.contains(name)).collect(),
                 names_unmatched: !mapped.descriptor.keys.can_be_told(),
                 key_width: template.len(),
             }
@@ -212,15 +218,33 @@ impl ReadTable {
         condition: &str,
         limits: ChunkLimits,
     ) -> Result<(Readout, Option<Unjudged>), Fault> {
+        let mut limits = limits;
         if let Some(filtering) = &self.filtering {
-            match self.read_after(connection, after.clone(), &self.matching(filtering, condition, limits), limits, None).await {
-                Err(Fault::Refused(error)) if is_of_values(&error) => drop(connection.query("ROLLBACK", PATIENCE).await?),
-                read => return read.map(|readout| (readout, None)),
+            let select = self.matching(filtering, condition, limits);
+            let mut first = FIRST_ROWS;
+            loop {
+                match self.read_after(connection, after.clone(), &select, limits, first, None).await {
+                    Err(Fault::Refused(error)) if error.code == code::QUERY_CANCELED => {
+                        connection.query("ROLLBACK", PATIENCE).await?;
+                        if first == 1 {
+                            // The judge has a limit for each row.
+                            limits.rows = 1;
+                            break;
+                        }
+                        first /= GROWTH;
+                        tracing::warn!(table = self.name, "the server took too long for the filter of a few rows; asking for {first}");
+                    }
+                    Err(Fault::Refused(error)) if error.may_be_of_row() => {
+                        connection.query("ROLLBACK", PATIENCE).await?;
+                        break;
+                    }
+                    read => return read.map(|readout| (readout, None)),
+                }
             }
         }
         let select = format!("SELECT {} FROM {}{condition} {}", self.columns.join(","), self.sql_name, self.order(limits));
         let mut unjudged = self.filtering.as_ref().map(Filtering::unjudged);
-        let readout = self.read_after(connection, after, &select, limits, unjudged.as_mut()).await?;
+        let readout = self.read_after(connection, after, &select, limits, FIRST_ROWS, unjudged.as_mut()).await?;
         Ok((readout, unjudged))
     }
 
@@ -234,10 +258,12 @@ impl ReadTable {
     /// only its keys are told.
     fn matching(&self, filtering: &Filtering, condition: &str, limits: ChunkLimits) -> String {
         let verdict = &filtering.verdict;
-        let told = |(column, always): (&String, &bool)| {
-            if *always { column.clone() } else { format!("CASE WHEN {verdict} THEN {column} END") }
+        let told = |(column, (always, only_asked)): (&String, (&bool, &bool))| match (always, only_asked) {
+            (true, _) => column.clone(),
+            (_, true) => format!("NULL AS {column}"),
+            _ => format!("CASE WHEN {verdict} THEN {column} END AS {column}"),
         };
-        let columns: Vec<String> = self.columns.iter().zip(&filtering.always_told).map(told).collect();
+        let columns: Vec<String> = self.columns.iter().zip(filtering.always_told.iter().zip(&filtering.only_asked)).map(told).collect();
         let order = self.order(limits);
         format!(
             "SELECT {},{verdict} FROM (SELECT {},{} FROM {}{condition} {order}) rows {order}",
@@ -254,16 +280,20 @@ impl ReadTable {
         after: Option<Bound>,
         select: &str,
         limits: ChunkLimits,
+        first: usize,
         mut unjudged: Option<&mut Unjudged>,
     ) -> Result<Readout, Fault> {
         let wanted = limits.rows.max(1);
-        let begin =
-            format!("{}; DECLARE rowcast NO SCROLL CURSOR FOR {select}; FETCH {} FROM rowcast", self.begin(), FIRST_ROWS.min(wanted + 1));
+        let mut asked = first.min(wanted + 1);
+        // A filter that the server evaluates may be slow.
+        let filters = self.filtering.is_some() && unjudged.is_none();
+        let limit = if filters { format!("SET LOCAL statement_timeout = '{}ms'; ", FETCH_LIMIT.as_millis()) } else { String::new() };
+        let begin = format!("{}; {limit}DECLARE rowcast NO SCROLL CURSOR FOR {select}; FETCH {asked} FROM rowcast", self.begin());
         let mut answers = VecDeque::from(connection.query(&begin, PATIENCE).await?);
         let begun = Instant::now();
         let mut readout = readout(answers.pop_front(), after)?;
         let mut reader = self.reader.clone();
-        let (mut read, mut bytes, mut asked) = (0, 0, FIRST_ROWS.min(wanted + 1));
+        let (mut read, mut bytes, mut told) = (0, 0, 0);
         loop {
             let got = answers.len();
             for answer in answers.drain(..) {
@@ -282,7 +312,8 @@ impl ReadTable {
                     if let (Some(filtering), Some(unjudged)) = (&self.filtering, &mut unjudged) {
                         unjudged.add(readout.rows.len(), filtering, &answer);
                     }
-                    bytes += size(&row);
+                    bytes += size(&row).max(answer.size());
+                    told += usize::from(!left_out);
                     readout.rows.push(row);
                 }
                 let bound = reader.bound(|place| cell(&answer, place)).map_err(nameless)?;
@@ -295,10 +326,19 @@ impl ReadTable {
                 readout.last = false;
                 return Ok(readout);
             }
-            // As many as may fit, going by the length of the rows so far, and not many more than before, for nobody knows how long they take.
-            let fitting = limits.bytes.saturating_sub(bytes) * read / bytes.max(1) + 1;
-            asked = fitting.min(wanted + 1 - read).min(GROWTH * asked).max(1);
-            answers = VecDeque::from(connection.query(&format!("FETCH {asked} FROM rowcast"), PATIENCE).await?);
+            // As many as may fit, going by the length of the rows that were told so far, and not many more than before, for nobody knows how
+            // long they take.
+            let fitting = if told == 0 { FIRST_ROWS } else { limits.bytes.saturating_sub(bytes) * told / bytes.max(1) + 1 };
+            let growth = if first < FIRST_ROWS { 1 } else { GROWTH };
+            asked = fitting.min(wanted + 1 - read).min(growth * asked).max(1);
+            answers = match connection.query(&format!("FETCH {asked} FROM rowcast"), PATIENCE).await {
+                // What there is so far is a chunk; the next one begins with the rows that take so long.
+                Err(Fault::Refused(error)) if filters && error.code == code::QUERY_CANCELED => {
+                    readout.last = false;
+                    return Ok(readout);
+                }
+                fetched => VecDeque::from(fetched?),
+            };
         }
     }
 
@@ -327,13 +367,14 @@ impl ReadTable {
                 tracing::warn!(table = self.name, "a row was requested by {pk:?}, by which none can be told");
                 continue;
             };
+            let told = answer.as_ref().map_or(0, Answer::size);
             if let Some(answer) = answer {
                 readout.existing += 1;
                 if let (Some(filtering), Some(unjudged)) = (&self.filtering, &mut unjudged) {
                     unjudged.add(readout.rows.len(), filtering, &answer);
                 }
             }
-            bytes += size(&row);
+            bytes += size(&row).max(told);
             readout.rows.push(row);
         }
         Ok((readout, unjudged))

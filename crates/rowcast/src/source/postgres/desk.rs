@@ -7,14 +7,18 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::Capture;
 use super::chunk::{ReadTable, Reading, Readout};
 use super::judge::{Evidence, Judge, Verdict};
 use super::schema::{self, Table};
 use super::visibility::Snapshot;
 use super::wire::{Connection, Fault, literal};
+use crate::mapping::TableSettings;
 
 /// How long a short statement may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// With every which look the server is asked again whether it takes a filter that it did not; each time leaves a little in the log.
+const LOOKS_BETWEEN_TRIES: u64 = 5;
 
 /// A question.
 #[derive(Debug)]
@@ -36,7 +40,8 @@ pub(super) enum Ask {
 pub(super) enum Told {
     Snapshot(Snapshot),
     Emitted,
-    Looked(Vec<Option<Table>>),
+    /// The tables, and one that was left out and can be followed now.
+    Looked(Vec<Option<Table>>, Option<String>),
     /// What became of the reading with this number.
     Read(u64, Outcome),
     /// The verdicts, by table in the order of the rows.
@@ -63,6 +68,8 @@ pub(super) struct Subject {
     pub prefix: String,
     /// The configured tables.
     pub names: Vec<String>,
+    /// Those of them that cannot be followed as they are.
+    pub left_out: Vec<TableSettings>,
 }
 
 /// A task with a connection. Dropping it ends both.
@@ -98,11 +105,15 @@ async fn answer(
     mut questions: mpsc::UnboundedReceiver<Ask>,
     told: mpsc::UnboundedSender<Result<Told, Fault>>,
 ) {
+    let mut looks = 0;
     while let Some(ask) = questions.recv().await {
         let answer = match ask {
             Ask::Snapshot => snapshot(&mut connection).await.map(Told::Snapshot),
             Ask::Emit(content) => emit(&mut connection, &subject.prefix, &content).await.map(|()| Told::Emitted),
-            Ask::Look => schema::read(&mut connection, &subject.publication, &subject.names).await.map(|(tables, _)| Told::Looked(tables)),
+            Ask::Look => {
+                looks += 1;
+                look(&mut connection, &subject, looks % LOOKS_BETWEEN_TRIES == 0).await
+            }
             Ask::Read(number, table, reading) => table.read(&mut connection, reading).await.map(|outcome| Told::Read(number, outcome)),
             Ask::Judge(questions) => judge(&mut connection, questions).await.map(Told::Judged),
         };
@@ -111,6 +122,22 @@ async fn answer(
             return;
         }
     }
+}
+
+async fn look(connection: &mut Connection, subject: &Subject, tries: bool) -> Result<Told, Fault> {
+    let (tables, _) = schema::read(connection, &subject.publication, &subject.names).await?;
+    let mut mended = None;
+    for configured in subject.left_out.iter().filter(|_| tries) {
+        // What else may be wrong with a table is seen in the catalogue itself.
+        let table = tables.iter().flatten().find(|table| table.name == configured.name);
+        let Some((table, mapped)) = table.and_then(|table| Some((table, table.resolve(configured, Capture::Log).ok()?))) else { continue };
+        match Judge::appoint(connection, table, &mapped, configured.filter.as_deref()).await {
+            Ok(Ok(_)) => mended = Some(table.name.clone()),
+            Ok(Err(_)) | Err(Fault::Refused(_)) => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(Told::Looked(tables, mended))
 }
 
 async fn judge(connection: &mut Connection, questions: Vec<(usize, Arc<Judge>, Evidence)>) -> Result<BTreeMap<usize, Vec<Verdict>>, Fault> {

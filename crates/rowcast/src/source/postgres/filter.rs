@@ -8,6 +8,9 @@ use std::time::Duration;
 use super::schema::{Table, inputs_of, names_of};
 use super::wire::{Connection, Fault, ServerError, code, literal, quoted};
 
+/// Texts that mean another moment each time they are read as a date; then they are constants of the moment at which a session begins.
+const MOMENTS: [&str; 4] = ["now", "today", "yesterday", "tomorrow"];
+
 /// How long the server may take for its opinion.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -30,12 +33,18 @@ pub fn expression(text: &str) -> Result<String, String> {
     while let Some(first) = rest.chars().next() {
         let length = if rest.starts_with("--") {
             clean.push(' ');
-            rest.find('\n').map_or(rest.len(), |end| end + 1)
+            rest.find(['\n', '\r']).map_or(rest.len(), |end| end + 1)
         } else if rest.starts_with("/*") {
             clean.push(' ');
             comment(rest).ok_or("has a comment that is never closed")?
         } else if let Some(length) = quotation(rest, clean.chars().next_back()) {
             let length = length.ok_or("has a quotation mark that is never closed")?;
+            let mark = if first == '$' { rest[1..].find('$').map_or(0, |end| end + 2) } else { 1 };
+            let before = mark + usize::from(matches!(first, 'E' | 'e'));
+            let inside = rest[before..length - mark].trim().to_lowercase();
+            if !rest.starts_with('"') && MOMENTS.contains(&inside.as_str()) {
+                return Err(format!("has the text '{inside}', which may stand for the time at which it is read; write the date itself"));
+            }
             clean.push_str(&rest[..length]);
             length
         } else {
@@ -50,7 +59,8 @@ pub fn expression(text: &str) -> Result<String, String> {
                 '\0' => return Err("has a null character in it".to_owned()),
                 _ => {}
             }
-            clean.push(first);
+            // A quotation would go on after the end of a line, in the manner of the one before.
+            clean.push(if matches!(first, '\n' | '\r' | '\x0c') { ' ' } else { first });
             first.len_utf8()
         };
         rest = &rest[length..];
@@ -159,7 +169,14 @@ pub(super) async fn compile(connection: &mut Connection, table: &Table, text: &s
     match asked {
         Ok(answers) => {
             let row = answers.first().ok_or_else(|| Fault::Lost("the server did not say what a condition is made of".to_owned()))?;
-            Ok(Ok(Filter { text, inputs: names_of(row.text(0)?)? }))
+            let inputs = names_of(row.text(0)?)?;
+            if let Some((name, foreign)) = inputs.iter().find_map(|name| Some((name, table.foreign(name)?))) {
+                return Ok(Err(format!(
+                    "names the column {name} of the type {foreign}, which is not PostgreSQL's own, so that its operators would not be found and \
+                     others be used in silence; compare a generated column that is made of it ({name}::text, say)"
+                )));
+            }
+            Ok(Ok(Filter { text, inputs }))
         }
         Err(Fault::Refused(error)) => explain(&error).map(Err).ok_or(Fault::Refused(error)),
         Err(fault) => Err(fault),
@@ -227,6 +244,9 @@ mod tests {
             ("\"a\"\"(\" = 'it''s ('", "\"a\"\"(\" = 'it''s ('"),
             ("tags[1] = 'x' AND (a)", "tags[1] = 'x' AND (a)"),
             ("data ? 'k' AND a$b = 1", "data ? 'k' AND a$b = 1"),
+            ("a -- x\r= 1", "a  = 1"),
+            ("a = E'a'\n'\\'' AND b\r\x0cOR c\n'", "a = E'a' '\\'' AND b\r\x0cOR c\n'"),
+            ("a\n=\r\x0c'now and then'", "a =  'now and then'"),
         ] {
             assert_eq!(expression(text).as_deref(), Ok(clean), "{text}");
         }
@@ -243,6 +263,9 @@ mod tests {
             ("a; DROP TABLE t", "`;`"),
             ("a = '\\'; x'", "`;`"),
             ("a\0", "null"),
+            ("at > 'now'", "'now'"),
+            ("at > E' Today ' AND b", "'today'"),
+            ("at > $x$tomorrow$x$::timestamptz", "'tomorrow'"),
         ] {
             assert!(expression(text).is_err_and(|error| error.contains(said)), "{text}: {:?}", expression(text));
         }

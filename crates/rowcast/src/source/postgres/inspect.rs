@@ -37,8 +37,8 @@ pub struct Waiting {
     pub lineage: String,
     /// How long ago the slot was confirmed last, in seconds, if a publisher streams from it.
     pub reply_age_seconds: Option<i64>,
-    /// How long the newest part of the log that was confirmed had to wait for that, in ms (`flush_lag`); unknown on an idle server
-    /// and while no publisher streams.
+    /// How long the newest part of the log that was confirmed had to wait for that, in ms (`flush_lag`); unknown on an idle server,
+    /// while no publisher streams, and to whoever may not see the server's statistics (`pg_read_all_stats`).
     pub lag_ms: Option<i64>,
 }
 

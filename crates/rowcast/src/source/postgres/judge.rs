@@ -17,6 +17,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The same, with what comes around it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How much is put before the server at once, unless one row is more: a server may have little memory, and reads it several times.
+const PART_BYTES: usize = 2 * 1024 * 1024;
+
 /// What the server is asked about the rows of one table.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -96,6 +99,24 @@ impl Evidence {
         }
         assert_eq!(width, self.columns.len(), "a row has every column that is asked for");
         self.rows += 1;
+    }
+
+    /// All rows, in parts of at most [`PART_BYTES`] or one row.
+    fn parts(&self) -> Vec<Range<usize>> {
+        let mut parts = Vec::new();
+        let (mut start, mut before) = (0, 0);
+        for row in 0..self.rows {
+            let end: usize = self.columns.iter().map(|texts| texts.ends[row]).sum();
+            if end - before > PART_BYTES && row > start {
+                parts.push(start..row);
+                before = self.columns.iter().map(|texts| texts.ends[row - 1]).sum();
+                start = row;
+            }
+        }
+        if start < self.rows {
+            parts.push(start..self.rows);
+        }
+        parts
     }
 }
 
@@ -239,21 +260,20 @@ impl Judge {
     /// Asks about rows, on a connection that knows the question. A row that the server cannot judge fails alone.
     pub async fn ask(&self, connection: &mut Connection, evidence: &Evidence) -> Result<Vec<Verdict>, Fault> {
         let mut verdicts = Vec::with_capacity(evidence.rows);
-        // Halves that are to be asked about, the first one last.
-        let mut left: Vec<Range<usize>> = std::iter::once(0..evidence.rows).collect();
+        // Parts that are to be asked about, the first one last.
+        let mut left: Vec<Range<usize>> = evidence.parts();
+        left.reverse();
         while let Some(rows) = left.pop() {
-            if rows.is_empty() {
-                continue;
-            }
             let begun = Instant::now();
             match connection.query_bytes(&self.execute(evidence, &rows), PATIENCE).await {
                 Ok(answers) => self.read(answers, rows.len(), &mut verdicts)?,
                 Err(Fault::Refused(error)) => {
                     connection.query("ROLLBACK", PATIENCE).await?;
                     let late = error.code == code::QUERY_CANCELED && begun.elapsed() >= LIMIT;
-                    if !late && !is_of_values(&error) {
-                        // The expressions were tried out: what is wrong with the table the next session finds out.
-                        return Err(Fault::Lost(format!("judging rows of {}: {error}", self.table)));
+                    // The expressions were tried out: what is wrong with the table the next session finds out.
+                    let lost = || Fault::Lost(format!("judging rows of {}: {error}", self.table));
+                    if !late && !error.may_be_of_row() {
+                        return Err(lost());
                     }
                     if late {
                         let (rows, limit) = (rows.len(), LIMIT.as_secs());
@@ -262,14 +282,26 @@ impl Judge {
                     if rows.len() > 1 {
                         let middle = rows.start + rows.len() / 2;
                         left.extend([middle..rows.end, rows.start..middle]);
-                    } else {
+                    } else if late || error.is_of_values() || self.bears_no_row(connection).await? {
                         verdicts.push(Verdict::Fails(self.failure(&error)));
+                    } else {
+                        return Err(lost());
                     }
                 }
                 Err(fault) => return Err(fault),
             }
         }
         Ok(verdicts)
+    }
+
+    /// Whether the question itself is still one that the server answers: then it is the row that it cannot bear.
+    async fn bears_no_row(&self, connection: &mut Connection) -> Result<bool, Fault> {
+        let lists = vec!["'{}'"; self.inputs.len()].join(",");
+        match connection.query(&format!("EXECUTE {}({lists})", self.statement), PATIENCE).await {
+            Ok(_) => Ok(true),
+            Err(Fault::Refused(_)) => Ok(false),
+            Err(fault) => Err(fault),
+        }
     }
 
     fn execute(&self, evidence: &Evidence, rows: &Range<usize>) -> Vec<u8> {
@@ -356,15 +388,20 @@ fn once<'n>(all: impl Iterator<Item = &'n String>) -> Vec<&'n String> {
     names
 }
 
-/// Whether the values of a row are to blame: a type does not take one, an expression fails on it, a function of the user's raises an
-/// error, or something becomes too large.
-pub(super) fn is_of_values(error: &ServerError) -> bool {
-    [code::CLASS_DATA, code::CLASS_CONSTRAINT, code::CLASS_RAISED, code::CLASS_LIMIT].iter().any(|class| error.code.starts_with(class))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn much_evidence_is_put_before_the_server_in_parts() {
+        let mut evidence = Evidence::new(2);
+        assert!(evidence.parts().is_empty());
+        let long = vec![b'x'; PART_BYTES / 2 - 10];
+        for text in [&b"x"[..], &long, &long, &long, &[b'x'; PART_BYTES + 1], b"x"] {
+            evidence.push([Some(text), None].into_iter());
+        }
+        assert_eq!(evidence.parts(), [0..2, 2..4, 4..5, 5..6].to_vec());
+    }
 
     #[test]
     fn a_part_of_the_evidence_stands_by_itself_whatever_is_in_the_texts() {

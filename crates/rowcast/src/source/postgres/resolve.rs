@@ -86,6 +86,15 @@ impl Table {
                 return misfit(Setting::Key, text);
             }
         }
+        // Its rows are read in the order of the key, by comparisons that PostgreSQL's own types have.
+        if let Some((name, foreign)) = self.primary_key().iter().find_map(|name| Some((name, self.foreign(name)?))) {
+            let text = format!(
+                "table {}: the primary key's column {name} is of the type {foreign}, which is not PostgreSQL's own and has an order of its own; \
+                 use a primary key of types that are, text for example",
+                self.name
+            );
+            return misfit(Setting::Key, text);
+        }
         let untold = match capture {
             Capture::Log => self.identity_misfit(&mapped),
             Capture::Hooks => changelog::misfit(self, &mapped),
@@ -99,6 +108,11 @@ impl Table {
     /// How the server computes the column of this name, if it does.
     pub(super) fn generated(&self, name: &str) -> Option<&Generated> {
         self.column(name)?.generated.as_ref()
+    }
+
+    /// The type of the column of this name, or what it is made of, if PostgreSQL does not bring it along.
+    pub(super) fn foreign(&self, name: &str) -> Option<&str> {
+        self.column(name)?.plan.as_ref().ok()?.foreign()
     }
 
     /// The columns of primary key and template must be told of a row that is gone or has changed its key.

@@ -321,7 +321,8 @@ impl Column {
     /// All that decides how its values look, and that it is the same column.
     fn fingerprint(&self) -> String {
         let generated = self.generated.as_ref().map(|generated| format!(" as {}", generated.expression)).unwrap_or_default();
-        format!("{} #{} {}{generated}", self.declared, self.number, self.definition())
+        let collation = self.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+        format!("{}{collation} #{} {}{generated}", self.declared, self.number, self.definition())
     }
 
     /// What its type is made of.

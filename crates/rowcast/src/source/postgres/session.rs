@@ -263,7 +263,7 @@ impl Session {
     /// than the broker.
     fn has_news(&self) -> bool {
         let stream = &self.parts.stream;
-        stream.between() && (stream.has_changes() || stream.position() > self.flushed)
+        stream.between() && (stream.has_changes() || stream.position() > self.flushed) || !stream.resyncs.is_empty()
     }
 
     fn flush(&mut self) {
@@ -311,7 +311,7 @@ impl Session {
         match self.explained(told, "asking it")? {
             Told::Snapshot(snapshot) => self.on_snapshot(&snapshot),
             Told::Emitted => {}
-            Told::Looked(facts) => self.on_look(&facts)?,
+            Told::Looked(facts, mended) => self.on_look(&facts, mended)?,
             Told::Read(number, outcome) => self.on_outcome(number, outcome),
             Told::Judged(verdicts) => {
                 let untold = self.outbox.judged(verdicts);
@@ -333,9 +333,10 @@ impl Session {
         self.confirm();
     }
 
-    fn on_look(&mut self, facts: &[Option<Table>]) -> Result<(), Error> {
+    fn on_look(&mut self, facts: &[Option<Table>], mended: Option<String>) -> Result<(), Error> {
         self.looking = false;
-        if let Some(differs) = difference(&self.parts.facts, facts) {
+        let mended = mended.map(|name| format!("the table {name} can be followed again"));
+        if let Some(differs) = difference(&self.parts.facts, facts).or(mended) {
             return Err(Error::Changed(differs));
         }
         if std::mem::take(&mut self.look_is_old) {

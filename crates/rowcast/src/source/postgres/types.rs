@@ -183,7 +183,22 @@ impl Catalogue {
         let base = self.base(oid)?;
         let key = key_type(base.oid, &shape);
         let by_session = oid::BY_SESSION.contains(&base.oid) || matches!(base.kind, Kind::Range | Kind::Multirange);
-        Ok(Plan { shape, type_name: self.get(oid)?.name.clone(), definition, key, by_session })
+        let foreign = self.foreign(oid)?.map(|found| found.name.clone());
+        Ok(Plan { shape, type_name: self.get(oid)?.name.clone(), definition, key, by_session, foreign })
+    }
+
+    /// The base type of the user's or an extension's that a type is or has within. The nesting was checked before.
+    fn foreign(&self, oid: u32) -> Result<Option<&Type>, Refusal> {
+        let found = self.base(oid)?;
+        if found.element != 0 {
+            return self.foreign(found.element);
+        }
+        for (_, attribute) in &found.attributes {
+            if let Some(foreign) = self.foreign(*attribute)? {
+                return Ok(Some(foreign));
+            }
+        }
+        Ok(Some(found).filter(|found| found.kind == Kind::Base && found.oid >= FIRST_NOT_BUILT_IN))
     }
 
     fn get(&self, oid: u32) -> Result<&Type, Refusal> {

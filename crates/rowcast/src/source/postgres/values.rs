@@ -39,6 +39,7 @@ pub struct Plan {
     pub(super) definition: String,
     pub(super) key: Option<ColumnType>,
     pub(super) by_session: bool,
+    pub(super) foreign: Option<String>,
 }
 
 /// What a text form is, and so what becomes of it.
@@ -118,6 +119,11 @@ impl Plan {
             }
         }
         outcome
+    }
+
+    /// The type that PostgreSQL does not bring along, if this is one or is made of one: its operators, its order among them, are its own.
+    pub fn foreign(&self) -> Option<&str> {
+        self.foreign.as_deref()
     }
 
     /// The type's name, as the database prints it.

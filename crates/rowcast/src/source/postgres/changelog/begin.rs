@@ -29,7 +29,7 @@ pub(super) async fn begin(settings: &PostgresSettings, record: Option<&PositionR
     let mut notes = Vec::new();
     // Older than what is worked with, so that whatever happens in between is a difference for the first look.
     let (facts, _) = schema::read(&mut aside, "", &settings.names()).await.map_err(settings.explain("reading the catalogue"))?;
-    let (tables, catalogue) = begin::prepare(&mut aside, settings, before, &mut notes).await?;
+    let (tables, catalogue, _) = begin::prepare(&mut aside, settings, before, &mut notes).await?;
     let history = open_history(&mut aside, settings, record, &mut notes).await?;
 
     let mapped: Arc<[_]> = tables.iter().map(|prepared| prepared.mapped.clone()).collect();

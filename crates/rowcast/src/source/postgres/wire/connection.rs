@@ -73,6 +73,11 @@ impl Answer {
         rest.is_empty().then_some(Answer { payload, ranges })
     }
 
+    /// How many bytes they take together.
+    pub fn size(&self) -> usize {
+        self.payload.len()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ranges.len()
@@ -113,14 +118,16 @@ impl Connection {
 
     /// Sends. Not cancel safe: what is half sent ends the connection.
     pub async fn send(&mut self, message: &[u8]) -> Result<(), Fault> {
-        let sending = async {
-            self.stream.write_all(message).await?;
-            self.stream.flush().await
-        };
-        match timeout(AT_ONCE, sending).await {
-            Ok(sent) => sent.map_err(|error| Fault::Lost(format!("the connection broke: {error}"))),
-            Err(_) => Err(Fault::Lost(format!("the server has taken nothing for {} s", AT_ONCE.as_secs()))),
+        let broke = |error| Fault::Lost(format!("the connection broke: {error}"));
+        let stuck = |_| Fault::Lost(format!("the server has taken nothing for {} s", AT_ONCE.as_secs()));
+        let mut rest = message;
+        while !rest.is_empty() {
+            match timeout(AT_ONCE, self.stream.write(rest)).await.map_err(stuck)?.map_err(broke)? {
+                0 => return Err(Fault::Lost("the server closed the connection".to_owned())),
+                written => rest = &rest[written..],
+            }
         }
+        timeout(AT_ONCE, self.stream.flush()).await.map_err(stuck)?.map_err(broke)
     }
 
     /// Reads what there is, or waits for it. Cancel safe.

@@ -85,6 +85,17 @@ impl ServerError {
     pub fn is_final(&self) -> bool {
         matches!(self.severity.as_str(), "FATAL" | "PANIC")
     }
+
+    /// Whether the values of a row may be to blame. A function of the user's may raise any code; the server's own trouble is not of a row.
+    pub fn may_be_of_row(&self) -> bool {
+        !is_of_server(&self.code)
+    }
+
+    /// Whether the values are to blame for sure: a type does not take one, an expression fails on it, a function raises its ordinary error,
+    /// or something becomes too large.
+    pub fn is_of_values(&self) -> bool {
+        [code::CLASS_DATA, code::CLASS_CONSTRAINT, code::CLASS_RAISED, code::CLASS_LIMIT].iter().any(|class| self.code.starts_with(class))
+    }
 }
 
 impl fmt::Display for ServerError {
@@ -147,11 +158,13 @@ impl Fault {
 
 /// Whether the same may succeed a moment later: the server starts, stops, is full, or somebody holds what we need.
 fn may_pass(code: &str) -> bool {
-    let class = code.get(..2).unwrap_or_default();
-    // 08 connection, 40 rollback, 53 resources, 57 operator intervention, 58 system errors (a full disk), XX inside the server.
-    let passing_class = matches!(class, "08" | "40" | "53" | "57" | "58" | "XX");
-    passing_class && !matches!(code, code::UNDEFINED_PARAMETER | code::CONFIGURATION_LIMIT_EXCEEDED)
+    is_of_server(code) && !matches!(code, code::UNDEFINED_PARAMETER | code::CONFIGURATION_LIMIT_EXCEEDED)
         || matches!(code, code::OBJECT_IN_USE | code::LOCK_NOT_AVAILABLE)
+}
+
+/// 08 connection, 40 rollback, 53 resources, 57 operator intervention, 58 system errors (a full disk), XX inside the server.
+fn is_of_server(code: &str) -> bool {
+    matches!(code.get(..2).unwrap_or_default(), "08" | "40" | "53" | "57" | "58" | "XX")
 }
 
 #[cfg(test)]
