@@ -459,6 +459,14 @@ impl Table {
                 self.name, column.column
             ));
         }
+        let names = |name: &str| mapped.descriptor.keys.template.columns().any(|column| column.column == name);
+        if let Some(left_out) = self.primary_key().iter().find(|name| !names(name)) {
+            return Some(format!(
+                "table {}: the key leaves out {left_out} of the primary key, so that two rows may share a key, and hooks do not tell which of \
+                 them is left; build the key from the whole primary key, or let the server's log tell (leave out `capture`)",
+                self.name
+            ));
+        }
         let depends = |name: &&String| self.column(name).and_then(|column| column.plan.as_ref().ok()).is_some_and(Plan::depends_on_session);
         self.primary_key().iter().find(depends).map(|name| {
             let declared = self.column(name).map_or("", |column| &column.declared);

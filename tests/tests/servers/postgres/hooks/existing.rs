@@ -139,6 +139,10 @@ async fn partitioned_tables_and_several_schemas_are_followed_like_others() {
         |id: u32| format!("INSERT INTO rowcast.changelog(tbl, op, key) VALUES ('s.p'::regclass, 'U', json_build_object('id', {id}));");
     server.execute(&format!("BEGIN; UPDATE s.p SET id = 160 WHERE id = 1; {} {} COMMIT", named(1), named(160))).unwrap();
     pipeline.agree(&server, oracle).await;
+    // An entity may be of a partition.
+    let of_leaf = "INSERT INTO rowcast.changelog(tbl, op, key) VALUES ('s.high'::regclass, 'U', '{\"id\":150}')";
+    server.execute(&format!("BEGIN; UPDATE s.high SET v = 2 WHERE id = 150; {of_leaf}; COMMIT")).unwrap();
+    pipeline.agree(&server, oracle).await;
     server.execute("ALTER TABLE s.p DETACH PARTITION s.low; CREATE TABLE s.new PARTITION OF s.p FOR VALUES FROM (200) TO (300)").unwrap();
     server.execute(&format!("BEGIN; INSERT INTO s.p VALUES (250, 1); {} COMMIT", named(250))).unwrap();
     pipeline.agree(&server, oracle).await;
