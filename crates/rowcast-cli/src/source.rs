@@ -52,7 +52,7 @@ pub fn place(config: &Config) -> String {
 
 /// Whether the application itself writes into what `rowcast install` makes.
 pub fn is_hooked(config: &Config) -> bool {
-    matches!(&config.source, SourceSettings::Postgres(PostgresSettings { capture: Capture::Hooks, .. }))
+    matches!(&config.source, SourceSettings::Postgres(settings) if settings.capture == Capture::Hooks)
 }
 
 /// The same as its URL begins.
