@@ -462,8 +462,8 @@ impl Table {
         let names = |name: &str| mapped.descriptor.keys.template.columns().any(|column| column.column == name);
         if let Some(left_out) = self.primary_key().iter().find(|name| !names(name)) {
             return Some(format!(
-                "table {}: the key leaves out {left_out} of the primary key, so that two rows may share a key, and hooks do not tell which of \
-                 them is left; build the key from the whole primary key, or let the server's log tell (leave out `capture`)",
+                "table {}: the key leaves out {left_out} of the primary key, so that one row may take the key over from another, and hooks do \
+                 not tell which of them came last; build the key from the whole primary key, or let the server's log tell (leave out `capture`)",
                 self.name
             ));
         }

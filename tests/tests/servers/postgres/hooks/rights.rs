@@ -79,7 +79,7 @@ async fn check_says_what_is_missing_and_what_hooks_do_not_see() {
         .execute(
             "CREATE TABLE users(id int PRIMARY KEY, mail text NOT NULL UNIQUE);
              CREATE TABLE orders(id int PRIMARY KEY, user_id int REFERENCES users ON DELETE CASCADE);
-             CREATE TABLE parts(a int, b int, PRIMARY KEY(a, b));
+             CREATE TABLE parts(a int UNIQUE, b int, PRIMARY KEY(a, b));
              CREATE TABLE readings(at interval, id float8, PRIMARY KEY(at, id)); CREATE ROLE app LOGIN; CREATE ROLE rowcast LOGIN;
              GRANT SELECT ON ALL TABLES IN SCHEMA public TO rowcast",
         )
@@ -90,7 +90,7 @@ async fn check_says_what_is_missing_and_what_hooks_do_not_see() {
     insta::assert_snapshot!(lines(&postgres::check(&shop).await), @r#"
     stops: table users: the key uses mail, whose old values hooks do not see → build the key from the primary key, or let the server's log tell (leave out `capture`)
     stops: table readings: the primary key's column at is of type interval, whose text depends on the settings of the application's session, so that hooks cannot name a row by it → let the server's log tell (leave out `capture`)
-    stops: table parts: the key leaves out b of the primary key, so that two rows may share a key, and hooks do not tell which of them is left → build the key from the whole primary key, or let the server's log tell (leave out `capture`)
+    stops: table parts: the key leaves out b of the primary key, so that one row may take the key over from another, and hooks do not tell which of them came last → build the key from the whole primary key, or let the server's log tell (leave out `capture`)
     stops: 999.9.9.9:99999/postgres has no changelog yet → run `rowcast install`
     harms: table orders: the database itself changes its rows when rows of public.users change (a foreign key with an action), and hooks do not see that → let the application record these rows (rowcast_sea_orm::record), or let the server's log tell (leave out `capture`)
     notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
