@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::super::chunk::ReadTable;
 use super::super::rows::RowReader;
 use super::super::schema::Table;
+use super::super::values::client_encoding;
 use super::super::visibility::Snapshot;
 use super::super::wire::{Answer, Connection, Fault, code};
 use super::desk::Told;
@@ -151,6 +152,10 @@ pub(super) struct Log {
 impl Log {
     pub async fn new(mut connection: Connection, tables: Vec<LogTable>) -> Result<Log, Fault> {
         connection.query(PLANS, PATIENCE).await?;
+        let answers = connection.query("SHOW server_encoding", PATIENCE).await?;
+        // Else one name that is no UTF-8 would make the server refuse the whole read.
+        let encoding = client_encoding(answers.first().ok_or_else(no_answer)?.text(0)?);
+        connection.query(&format!("SET client_encoding = '{encoding}'"), PATIENCE).await?;
         let readers = tables.iter().map(|table| table.read.reader.clone()).collect();
         Ok(Log { connection, tables, readers, read: None })
     }
