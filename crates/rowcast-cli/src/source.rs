@@ -50,6 +50,11 @@ pub fn place(config: &Config) -> String {
     }
 }
 
+/// Whether the application itself writes into what `rowcast install` makes.
+pub fn is_hooked(config: &Config) -> bool {
+    matches!(&config.source, SourceSettings::Postgres(settings) if settings.capture == Capture::Hooks)
+}
+
 /// The same as its URL begins.
 pub fn url(config: &Config) -> String {
     let scheme = match &config.source {

@@ -18,9 +18,15 @@ const TABLES: [&str; 3] = [
 const META: &str = "INSERT OR IGNORE INTO rowcast_meta(name, value) VALUES \
                     ('format', 1), ('database', lower(hex(randomblob(16)))), ('generation', lower(hex(randomblob(16)))), ('forgotten', 0)";
 
-/// In PostgreSQL, in a schema of their own. Several programs may begin at once, and `IF NOT EXISTS` does not keep two of them apart.
-const POSTGRES: [&str; 6] = [
-    "SELECT pg_advisory_xact_lock(7811882113245603)",
+/// Several programs may begin at once, and `IF NOT EXISTS` does not keep two of them apart.
+const POSTGRES_LOCK: &str = "SELECT pg_advisory_xact_lock(7811882113245603)";
+
+/// Asked of the catalogue, which everybody may read.
+const POSTGRES_THERE: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                              WHERE n.nspname = 'rowcast' AND c.relname = 'changelog')";
+
+/// In PostgreSQL, in a schema of their own.
+const POSTGRES: [&str; 5] = [
     "CREATE SCHEMA IF NOT EXISTS rowcast",
     "CREATE TABLE IF NOT EXISTS rowcast.meta(name text PRIMARY KEY, value text NOT NULL)",
     "CREATE TABLE IF NOT EXISTS rowcast.changelog(xid xid8 NOT NULL DEFAULT pg_current_xact_id(), id bigint GENERATED ALWAYS AS IDENTITY, \
@@ -36,11 +42,12 @@ const POSTGRES: [&str; 6] = [
 /// beside the application's migrations.
 ///
 /// `rowcast install` creates the same tables; calling either is enough. In PostgreSQL whoever creates them owns them: if that is the
-/// application, rowcast's own user needs rights on them, and `rowcast check` says which.
+/// application, rowcast's own user needs rights on them, and `rowcast check` says which. Where they are there already nothing is created, and
+/// the application's user needs no more than what `rowcast install` grants to whoever may write the tables.
 pub async fn install<C: ConnectionTrait + TransactionTrait>(db: &C) -> Result<(), DbErr> {
     let backend = db.get_database_backend();
     // In SQLite the write lock first: a transaction that reads before it writes fails at once if another program writes meanwhile.
-    let (mode, statements) = match backend {
+    let (mode, mut statements) = match backend {
         DatabaseBackend::Sqlite => (Some(SqliteTransactionMode::Immediate), [TABLES.as_slice(), &[META]].concat()),
         DatabaseBackend::Postgres => (None, POSTGRES.to_vec()),
         other => {
@@ -49,6 +56,12 @@ pub async fn install<C: ConnectionTrait + TransactionTrait>(db: &C) -> Result<()
         }
     };
     let transaction = db.begin_with_options(TransactionOptions { sqlite_transaction_mode: mode, ..Default::default() }).await?;
+    if backend == DatabaseBackend::Postgres {
+        transaction.execute_unprepared(POSTGRES_LOCK).await?;
+        if is_there(&transaction).await? {
+            statements.clear();
+        }
+    }
     for statement in statements {
         transaction.execute_unprepared(statement).await?;
     }
@@ -56,12 +69,28 @@ pub async fn install<C: ConnectionTrait + TransactionTrait>(db: &C) -> Result<()
     transaction.commit().await
 }
 
+async fn is_there<C: ConnectionTrait>(db: &C) -> Result<bool, DbErr> {
+    let row = db.query_one_raw(Statement::from_string(DatabaseBackend::Postgres, POSTGRES_THERE)).await?;
+    row.ok_or_else(|| DbErr::Custom("the database did not say whether it has a rowcast changelog".to_owned()))?.try_get_by_index(0)
+}
+
 async fn check_format<C: ConnectionTrait>(db: &C) -> Result<(), DbErr> {
     let backend = db.get_database_backend();
     let table = if backend == DatabaseBackend::Postgres { "rowcast.meta" } else { "rowcast_meta" };
     let query = Statement::from_string(backend, format!("SELECT CAST(value AS TEXT) FROM {table} WHERE name = 'format'"));
-    let row =
-        db.query_one_raw(query).await?.ok_or_else(|| DbErr::Custom(format!("{table} has no format, although it was just written")))?;
+    let row = match db.query_one_raw(query).await {
+        Err(error) if error.to_string().contains("permission denied") => {
+            return Err(DbErr::Custom(format!(
+                "rowcast's changelog is there, and this user may not read its format ({error}); run `rowcast install` again, or let its owner \
+                 run `GRANT USAGE ON SCHEMA rowcast TO …; GRANT SELECT ON rowcast.meta TO …; GRANT INSERT (tbl, op, key) ON rowcast.changelog \
+                 TO …`"
+            )));
+        }
+        found => found?,
+    };
+    let row = row.ok_or_else(|| {
+        DbErr::Custom(format!("{table} has no format: its installation is damaged; run `rowcast uninstall`, then `rowcast install`"))
+    })?;
     let format: String = row.try_get_by_index(0)?;
     if format == FORMAT.to_string() {
         return Ok(());

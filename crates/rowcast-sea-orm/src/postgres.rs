@@ -55,11 +55,12 @@ pub(crate) async fn append<E: EntityTrait, C: ConnectionTrait>(db: &C, operation
     Err(another_key::<E>(&declared, "same columns"))
 }
 
-/// The columns of the table's own primary key, by name: rowcast tells the fields of a key by theirs.
+/// The columns of the table's own primary key, by name: rowcast tells the fields of a key by theirs. Those that its index merely includes are
+/// none of them, and come last in it.
 fn declared_key<E: EntityTrait>() -> String {
     format!(
         "(SELECT string_agg(a.attname::text, ',' ORDER BY a.attname) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a \
-         ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) WHERE i.indrelid = {}::regclass AND i.indisprimary)",
+         ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) WHERE i.indrelid = {}::regclass AND i.indisprimary)",
         literal(&relation::<E>())
     )
 }

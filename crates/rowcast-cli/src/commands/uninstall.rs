@@ -11,6 +11,9 @@ pub async fn run(config: &Config) -> Result<(), Failure> {
     for note in &notes {
         eprintln!("{note}");
     }
+    if !notes.is_empty() && source::is_hooked(config) {
+        eprintln!("if the application still has rowcast's hooks its writes fail from now on: take the hooks out of it first");
+    }
     if notes.is_empty() {
         eprintln!("nothing to do: there is nothing of rowcast in {}", source::place(config));
     }

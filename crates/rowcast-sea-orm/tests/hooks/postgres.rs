@@ -194,6 +194,16 @@ async fn an_entity_whose_key_is_not_the_tables_or_that_the_database_lacks_is_ref
 }
 
 #[tokio::test]
+async fn columns_that_the_primary_keys_index_includes_are_no_part_of_the_key() {
+    let server = TestServer::installed().await;
+    server.server.execute("ALTER TABLE users DROP CONSTRAINT users_pkey, ADD PRIMARY KEY (id) INCLUDE (name)").unwrap();
+    let txn = server.db.begin().await.unwrap();
+    ada().insert(&txn).await.unwrap();
+    txn.commit().await.unwrap();
+    assert_eq!(server.changelog(), [r#"users I {"id" : 1}"#]);
+}
+
+#[tokio::test]
 async fn without_a_changelog_or_the_right_to_write_it_the_error_says_what_to_do() {
     let server = TestServer::without_changelog().await;
     let missing = ["users", "no rowcast changelog", "rowcast install", "rowcast_sea_orm::install"];
@@ -206,12 +216,15 @@ async fn without_a_changelog_or_the_right_to_write_it_the_error_says_what_to_do(
     server.server.execute("CREATE ROLE app LOGIN; GRANT ALL ON users TO app; GRANT USAGE ON SEQUENCE users_id_seq TO app").unwrap();
     let app = Database::connect(server.server.url_as("app", "", "postgres")).await.unwrap();
     let may_not = ["users", "may not write rowcast's changelog", "GRANT INSERT"];
+    assert_says(rowcast_sea_orm::install(&app).await, &["may not read its format", "GRANT SELECT ON rowcast.meta"]);
     for grant in ["GRANT USAGE ON SCHEMA rowcast TO app", "GRANT INSERT (tbl, op, key) ON rowcast.changelog TO app"] {
         let txn = app.begin().await.unwrap();
         assert_says(ada().insert(&txn).await, &may_not);
         txn.rollback().await.unwrap();
         server.server.execute(grant).unwrap();
     }
+    server.server.execute("GRANT SELECT ON rowcast.meta TO app").unwrap();
+    rowcast_sea_orm::install(&app).await.unwrap();
     let txn = app.begin().await.unwrap();
     let row = ada().insert(&txn).await.unwrap();
     txn.execute_unprepared("SAVEPOINT x").await.unwrap();

@@ -6,11 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rowcast::broker::Broker;
 use rowcast::change::Table;
 use rowcast::request::Request;
+use rowcast::source::postgres::changelog::ChangelogSource;
+use rowcast::source::{ChunkLimits, Portion, Read, Source};
 use rowcast_testkit::postgres::PostgresServer;
 use rowcast_testkit::wait::until;
 
 use super::super::held;
 use super::{DEADLINE, ROWS, oracle, recorded, recording, table};
+
+const LIMITS: ChunkLimits = ChunkLimits { rows: 1000, bytes: 1 << 20 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_are_read_again_and_again_while_they_are_written_never_go_back() {
@@ -39,6 +43,25 @@ async fn rows_that_are_read_again_and_again_while_they_are_written_never_go_back
     writer.join().unwrap();
     pipeline.agree(&server, &oracle("t")).await;
     pipeline.assert_nothing_went_back();
+}
+
+/// They may show what a crash of the server takes back; that it did is told by the read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_stand_go_out_after_a_read_that_has_its_number_also_where_there_are_no_news() {
+    let server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let pipeline = recorded(&server, vec![table("t", None)]).await;
+    let mut source = ChangelogSource::new(pipeline.settings.clone());
+    let begun = source.begin(None).await.unwrap();
+    let Ok(Read::Later) = source.chunk(0, None, LIMITS).await else { panic!("the rows come later") };
+    let Portion::Record(record) = source.next().await.unwrap() else { panic!("the record comes first") };
+    assert!(record.position > begun.record.position);
+    let standing = format!("SELECT mark FROM rowcast.read WHERE number = {}", record.position.0);
+    assert_eq!(server.execute(&standing).unwrap(), record.mark);
+    let Portion::Changes { changes, complete: true, .. } = source.next().await.unwrap() else { panic!("the whole read") };
+    assert!(changes.is_empty());
+    let Portion::Rows { chunk, .. } = source.next().await.unwrap() else { panic!("then the rows") };
+    assert_eq!(chunk.rows.len(), 100);
 }
 
 /// Nothing of it is in the changelog; the table is another file all the same.
@@ -138,6 +161,10 @@ async fn partitioned_tables_and_several_schemas_are_followed_like_others() {
     let named =
         |id: u32| format!("INSERT INTO rowcast.changelog(tbl, op, key) VALUES ('s.p'::regclass, 'U', json_build_object('id', {id}));");
     server.execute(&format!("BEGIN; UPDATE s.p SET id = 160 WHERE id = 1; {} {} COMMIT", named(1), named(160))).unwrap();
+    pipeline.agree(&server, oracle).await;
+    // An entity may be of a partition.
+    let of_leaf = "INSERT INTO rowcast.changelog(tbl, op, key) VALUES ('s.high'::regclass, 'U', '{\"id\":150}')";
+    server.execute(&format!("BEGIN; UPDATE s.high SET v = 2 WHERE id = 150; {of_leaf}; COMMIT")).unwrap();
     pipeline.agree(&server, oracle).await;
     server.execute("ALTER TABLE s.p DETACH PARTITION s.low; CREATE TABLE s.new PARTITION OF s.p FOR VALUES FROM (200) TO (300)").unwrap();
     server.execute(&format!("BEGIN; INSERT INTO s.p VALUES (250, 1); {} COMMIT", named(250))).unwrap();

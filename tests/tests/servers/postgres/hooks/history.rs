@@ -1,11 +1,14 @@
 //! Servers that went back in time, others that took their place, changelogs that somebody emptied, and publishers that end at any moment.
 
+use std::sync::Arc;
+
 use rowcast::source::postgres::changelog::ChangelogSource;
 use rowcast::source::postgres::{self, Server};
 use rowcast::source::{Error, Portion, Source};
 use rowcast_testkit::postgres::PostgresServer;
 use rowcast_testkit::wait::until;
 
+use super::super::held;
 use super::{DEADLINE, Pipeline, ROWS, oracle, recorded, table};
 
 async fn on_rows(server: &PostgresServer) -> Pipeline {
@@ -148,7 +151,7 @@ async fn a_changelog_that_was_emptied_or_made_anew_is_another_history() {
         if !running {
             pipeline.start_publisher();
         }
-        server.execute("UPDATE t SET v = nextval('s') WHERE id = 10").unwrap();
+        // Nothing more happens: that there are no news must not be taken for nothing to say.
         pipeline.agree(&server, &oracle("t")).await;
         let lineage = pipeline.lineage();
         assert!(!lineages.contains(&lineage), "{lineages:?}");
@@ -193,6 +196,55 @@ async fn two_publishers_at_once_never_go_on_from_one_read() {
     let Portion::Changes { changes, .. } = other.next().await.unwrap() else { panic!("and the whole read") };
     assert_eq!(changes.len(), 2);
     assert!(matches!(one.next().await, Err(Error::Changed(_))), "another has read on");
+}
+
+/// One has looked, and the other makes the next read, or makes several and forgets the first, before the one has its number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_that_is_overtaken_between_its_look_and_its_number_ships_nothing() {
+    let server = Arc::new(PostgresServer::start().unwrap());
+    server.execute(ROWS).unwrap();
+    let pipeline = recorded(&server, vec![table("t", None)]).await;
+    let read = |number: &str| {
+        format!(
+            "INSERT INTO rowcast.read(number, snapshot, file)
+             SELECT {number}, pg_current_snapshot(), pg_relation_filenode('rowcast.changelog') FROM rowcast.read"
+        )
+    };
+    for overtaking in [
+        read("max(number) + 1"),
+        format!("{}; DELETE FROM rowcast.read WHERE number < (SELECT max(number) FROM rowcast.read)", read("max(number) + 2")),
+    ] {
+        let mut source = ChangelogSource::new(pipeline.settings.clone());
+        source.begin(None).await.unwrap();
+        let gate = held::Gate::shut(&server);
+        let other = gate.up_to(&format!("BEGIN; {overtaking}; SELECT pg_advisory_xact_lock_shared(1); COMMIT"));
+        server.execute("UPDATE t SET v = nextval('s') WHERE id = 1").unwrap();
+        let next = tokio::spawn(async move { source.next().await });
+        let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted";
+        until("the number to be waited for", DEADLINE, async || (server.execute(waits).unwrap() == "1").then_some(())).await.unwrap();
+        gate.open();
+        other.end();
+        let shipped = next.await.unwrap();
+        assert!(matches!(&shipped, Err(Error::Changed(why)) if why.contains("made by somebody else")), "{shipped:?}");
+    }
+}
+
+/// What it has not shipped is gone, and the newest read is its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_that_finds_the_changelog_removed_beyond_what_it_has_shipped_ends() {
+    let server = PostgresServer::start().unwrap();
+    server.execute(ROWS).unwrap();
+    let pipeline = recorded(&server, vec![table("t", None)]).await;
+    let mut source = ChangelogSource::new(pipeline.settings.clone());
+    source.begin(None).await.unwrap();
+    server.execute("UPDATE t SET v = nextval('s')").unwrap();
+    let Portion::Record(_) = source.next().await.unwrap() else { panic!("the record comes first") };
+    assert!(source.abandon().await.unwrap());
+    server
+        .execute("DELETE FROM rowcast.read WHERE number < (SELECT max(number) FROM rowcast.read); DELETE FROM rowcast.changelog")
+        .unwrap();
+    let next = source.next().await;
+    assert!(matches!(next, Err(Error::Changed(_))), "{next:?}");
 }
 
 /// What was given up in the middle comes again under a greater number, and nothing stays open meanwhile.

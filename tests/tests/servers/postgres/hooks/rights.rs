@@ -50,6 +50,8 @@ async fn the_documented_rights_are_enough_and_the_applications_roles_may_write_t
     "#);
     pipeline.start();
     pipeline.agree(&server, &oracle("t")).await;
+    // What an application does at every start.
+    rowcast_sea_orm::install(&Database::connect(server.url_as("app", "x", "postgres")).await.unwrap()).await.unwrap();
     // Without a trigger, as the application's own role.
     let update = "SET ROLE app; BEGIN; UPDATE t SET v = nextval('s') WHERE true;
                   INSERT INTO rowcast.changelog(tbl, op, key) SELECT 't'::regclass, 'U', json_build_object('id', i) FROM generate_series(1, 100) i; COMMIT";
@@ -77,15 +79,18 @@ async fn check_says_what_is_missing_and_what_hooks_do_not_see() {
         .execute(
             "CREATE TABLE users(id int PRIMARY KEY, mail text NOT NULL UNIQUE);
              CREATE TABLE orders(id int PRIMARY KEY, user_id int REFERENCES users ON DELETE CASCADE);
+             CREATE TABLE parts(a int UNIQUE, b int, PRIMARY KEY(a, b));
              CREATE TABLE readings(at interval, id float8, PRIMARY KEY(at, id)); CREATE ROLE app LOGIN; CREATE ROLE rowcast LOGIN;
              GRANT SELECT ON ALL TABLES IN SCHEMA public TO rowcast",
         )
         .unwrap();
-    let mut shop = settings(&server.url(), &["users", "orders", "readings"]);
+    let mut shop = settings(&server.url(), &["users", "orders", "readings", "parts"]);
     shop.tables[0] = table("users", Some("u:{mail}"));
+    shop.tables[3] = table("parts", Some("parts:{a}"));
     insta::assert_snapshot!(lines(&postgres::check(&shop).await), @r#"
     stops: table users: the key uses mail, whose old values hooks do not see → build the key from the primary key, or let the server's log tell (leave out `capture`)
     stops: table readings: the primary key's column at is of type interval, whose text depends on the settings of the application's session, so that hooks cannot name a row by it → let the server's log tell (leave out `capture`)
+    stops: table parts: the key leaves out b of the primary key, so that one row may take the key over from another, and hooks do not tell which of them came last → build the key from the whole primary key, or let the server's log tell (leave out `capture`)
     stops: 999.9.9.9:99999/postgres has no changelog yet → run `rowcast install`
     harms: table orders: the database itself changes its rows when rows of public.users change (a foreign key with an action), and hooks do not see that → let the application record these rows (rowcast_sea_orm::record), or let the server's log tell (leave out `capture`)
     notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
@@ -95,7 +100,7 @@ async fn check_says_what_is_missing_and_what_hooks_do_not_see() {
     postgres::install(&shop).await.unwrap();
     server.execute("GRANT INSERT ON users TO app; SELECT pg_create_logical_replication_slot('rowcast_shop', 'pgoutput')").unwrap();
     insta::assert_snapshot!(lines(&postgres::check(&shop).await), @r#"
-    harms: app may write the tables and not the changelog, so that a write with hooks fails → run `GRANT USAGE ON SCHEMA rowcast TO app; GRANT INSERT (tbl, op, key) ON rowcast.changelog TO app`
+    harms: app may write the tables and not the changelog, so that a write with hooks fails → run `GRANT USAGE ON SCHEMA rowcast TO app; GRANT SELECT ON rowcast.meta TO app; GRANT INSERT (tbl, op, key) ON rowcast.changelog TO app`
     harms: table orders: the database itself changes its rows when rows of public.users change (a foreign key with an action), and hooks do not see that → let the application record these rows (rowcast_sea_orm::record), or let the server's log tell (leave out `capture`)
     harms: the replication slot rowcast_shop of this pipeline is still there, and the server keeps 9 MiB of its log for it → run `SELECT pg_drop_replication_slot('rowcast_shop')`
     notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
@@ -115,6 +120,9 @@ async fn check_says_what_is_missing_and_what_hooks_do_not_see() {
     stops: the database's changelog belongs to the pipeline shop, not other, and serves one pipeline only → use the name shop, or `rowcast uninstall` there first
     notes: hooks see what is written through models; statements that start from an entity (insert_many, update_many, delete_many), raw SQL, COPY and other programs go unseen unless the application records what they do (rowcast_sea_orm::record) → -
     "#);
+    let error = postgres::uninstall(&strange).await.unwrap_err().to_string();
+    assert!(error.contains("belongs to the pipeline shop, not other") && error.contains("not removed"), "{error}");
+    assert!(postgres::install(&shop).await.unwrap().statements.len() == 3, "it stands, and the grants are still to be made");
 }
 
 /// What the application makes beside its migrations is what `rowcast install` makes, and either goes on with the other's.

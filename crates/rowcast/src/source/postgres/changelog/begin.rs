@@ -15,15 +15,21 @@ use super::desk::Desk;
 use super::install;
 use super::session::{Parts, Session, end_of};
 use super::stream::{Log, LogTable};
+use super::trim;
 use crate::change::{Lineage, Position};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Opens the history. Where an earlier session of this process went before, a table that cannot be followed any more is left out.
 pub(super) async fn begin(settings: &PostgresSettings, record: Option<&PositionRecord>, before: bool) -> Result<(Session, Start), Error> {
-    let mut aside = settings.connect("connecting").await?;
+    let aside = settings.connect("connecting").await?;
     let log = settings.connect("connecting").await?;
     let rows = settings.connect("connecting").await?;
+    let broom = settings.connect("connecting").await?;
+    let mut connections = [aside, log, rows, broom];
+    one_primary(&mut connections, settings).await?;
+    let [mut aside, log, rows, mut broom] = connections;
+    trim::prepare(&mut broom).await.map_err(settings.explain("preparing the connection"))?;
     server_fits(&mut aside, settings).await?;
     install::require(&mut aside, settings).await?;
     let mut notes = Vec::new();
@@ -47,6 +53,7 @@ pub(super) async fn begin(settings: &PostgresSettings, record: Option<&PositionR
         resumes: history.resumes,
         log: Desk::log(log, teller.clone()),
         aside: Desk::aside(aside, teller.clone()),
+        broom: Desk::aside(broom, teller.clone()),
         rows: Desk::rows(rows, teller),
         told,
         names: settings.names(),
@@ -54,6 +61,29 @@ pub(super) async fn begin(settings: &PostgresSettings, record: Option<&PositionR
         read_tables,
     });
     Ok((session, start))
+}
+
+/// That all of these lead to one server, and that it is a primary. An address may lead elsewhere from one moment to the next, and a standby or
+/// another server would answer as well, with less.
+async fn one_primary(connections: &mut [Connection], settings: &PostgresSettings) -> Result<(), Error> {
+    let mut identities = Vec::with_capacity(connections.len());
+    for connection in connections {
+        let sql = "SELECT pg_is_in_recovery(), pg_postmaster_start_time(), system_identifier FROM pg_control_system()";
+        let asking = async {
+            let answers = connection.query(sql, PATIENCE).await?;
+            let answer = answers.first().ok_or_else(|| Fault::Lost("the server did not say what it is".to_owned()))?;
+            Ok::<_, Fault>((answer.is_true(0), answer.text(1)?.to_owned(), answer.text(2)?.to_owned()))
+        };
+        identities.push(asking.await.map_err(settings.explain("asking what it is"))?);
+    }
+    // A standby is spoken of by whoever asks whether the server fits.
+    match identities.windows(2).all(|two| two[0] == two[1]) {
+        true => Ok(()),
+        false => Err(Error::Busy(format!(
+            "PostgreSQL at {}: the address leads to several servers, or to one that was just restarted; let it lead to the primary alone",
+            settings.server.place()
+        ))),
+    }
 }
 
 /// A history that goes on, or a new one.

@@ -12,16 +12,16 @@ use super::super::desk;
 use super::super::schema::{self, Table};
 use super::super::visibility::Snapshot;
 use super::super::wire::{Connection, Fault, code, literal};
-use super::stream::{Log, Opened, Piece};
-use super::trim::{self, Segment};
+use super::stream::{Log, Piece, Shipped, Standing};
+use super::trim::{self, Segment, Trimmed};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A question about the changelog's news.
 #[derive(Debug)]
 pub(super) enum AskLog {
-    /// Are there any since then?
-    Poll(Snapshot),
+    /// Are there any since then? Or a read in any case.
+    Poll { shipped: Shipped, in_any_case: bool },
     /// The next piece of the read that was opened.
     Piece,
     /// Nothing more of it.
@@ -54,17 +54,18 @@ pub(super) enum AskAside {
 #[derive(Debug)]
 pub(super) enum Told {
     /// There are no news up to this moment.
-    Quiet(Snapshot),
-    Opened(Opened),
+    Quiet(Standing),
+    Opened(Standing),
     Piece(Piece),
     Abandoned,
     /// A read has its number, and the mark by which it is recognised.
     Numbered(String),
-    Capped,
+    /// The read of this number has another end.
+    Capped(u64),
     Looked(Vec<Option<Table>>),
     Forgotten,
-    /// How many rows were removed, and the rest of the segment, if any.
-    Trimmed(u64, Option<Segment>),
+    /// Some rows were removed.
+    Trimmed(Trimmed),
     /// Existing rows; `None` where what the reading begins after is no key of the table.
     Rows(Option<Readout>),
     /// The rows of the table could not be read now.
@@ -105,7 +106,7 @@ impl Desk<AskLog> {
         let task = tokio::spawn(async move {
             while let Some(ask) = questions.recv().await {
                 let answer = match ask {
-                    AskLog::Poll(seen) => log.poll(&seen).await,
+                    AskLog::Poll { shipped, in_any_case } => log.poll(&shipped, in_any_case).await,
                     AskLog::Piece => log.piece().await,
                     AskLog::Abandon => log.abandon().await,
                 };
@@ -165,32 +166,33 @@ async fn aside(connection: &mut Connection, ask: AskAside) -> Result<Told, Fault
         AskAside::Number { number, snapshot, file } => number_read(connection, number, &snapshot, file).await,
         AskAside::Cap { number, snapshot } => {
             let sql = format!("UPDATE rowcast.read SET snapshot = {} WHERE number = {number}", literal(&snapshot.to_string()));
-            connection.query(&sql, PATIENCE).await.map(|_| Told::Capped)
+            connection.query(&sql, PATIENCE).await.map(|_| Told::Capped(number))
         }
         AskAside::Look(names) => schema::read(connection, "", &names).await.map(|(tables, _)| Told::Looked(tables)),
         AskAside::Forget { from, below } => {
             let sql = format!("DELETE FROM rowcast.read WHERE number >= {from} AND number < {below}");
             connection.query(&sql, PATIENCE).await.map(|_| Told::Forgotten)
         }
-        AskAside::Trim { segment, snapshot } => {
-            trim::step(connection, segment, &snapshot).await.map(|(count, rest)| Told::Trimmed(count, rest))
-        }
+        AskAside::Trim { segment, snapshot } => trim::step(connection, segment, &snapshot).await.map(Told::Trimmed),
     }
 }
 
 /// Its commit waits until the log is on disk, and so is all that the snapshot sees, for that was committed before. And as its number is
-/// unique, two publishers never both go on from one read.
+/// unique, two publishers never both go on from one read; the read before it is held, for with that one gone somebody may have made this
+/// number and removed it again.
 async fn number_read(connection: &mut Connection, number: u64, snapshot: &Snapshot, file: u32) -> Result<Told, Fault> {
-    let snapshot = literal(&snapshot.to_string());
-    let sql = format!("INSERT INTO rowcast.read(number, snapshot, file) VALUES ({number}, {snapshot}, {file}) RETURNING mark");
+    let (snapshot, before) = (literal(&snapshot.to_string()), number - 1);
+    let sql = format!(
+        "INSERT INTO rowcast.read(number, snapshot, file) SELECT {number}, {snapshot}::pg_snapshot, {file}::oid \
+         FROM rowcast.read WHERE number = {before} FOR KEY SHARE RETURNING mark"
+    );
+    let overtaken = || Ok(Told::Changed(format!("the read {number} was made by somebody else; only one publisher may use a changelog")));
     match connection.query(&sql, PATIENCE).await {
-        Ok(answers) => {
-            let answer = answers.first().ok_or_else(|| Fault::Lost("the server gave a read no mark".to_owned()))?;
-            Ok(Told::Numbered(answer.text(0)?.to_owned()))
-        }
-        Err(Fault::Refused(error)) if error.code == code::UNIQUE_VIOLATION => {
-            Ok(Told::Changed(format!("the read {number} was made by somebody else; only one publisher may use a changelog")))
-        }
+        Ok(answers) => match answers.first() {
+            Some(answer) => Ok(Told::Numbered(answer.text(0)?.to_owned())),
+            None => overtaken(),
+        },
+        Err(Fault::Refused(error)) if error.code == code::UNIQUE_VIOLATION => overtaken(),
         Err(fault) => Err(fault),
     }
 }

@@ -15,6 +15,13 @@ pub(in super::super) fn misfit(table: &Table, mapped: &MappedTable) -> Option<St
             column.column
         ));
     }
+    let names = |name: &str| mapped.descriptor.keys.template.columns().any(|column| column.column == name);
+    if let Some(left_out) = key.iter().find(|name| !names(name)) {
+        return Some(format!(
+            "table {name}: the key leaves out {left_out} of the primary key, so that one row may take the key over from another, and hooks do \
+             not tell which of them came last; build the key from the whole primary key, or let the server's log tell (leave out `capture`)"
+        ));
+    }
     let column = |name: &String| table.columns.iter().find(|column| column.name == *name);
     let depends = |name: &&String| column(name).and_then(|column| column.plan.as_ref().ok()).is_some_and(Plan::depends_on_session);
     key.iter().find(depends).map(|column_name| {

@@ -100,6 +100,11 @@ pub(super) async fn require(connection: &mut Connection, settings: &PostgresSett
     }
     if meta.pipeline.is_none() {
         connection.query(&belonging(settings), PATIENCE).await.map_err(&explain)?;
+        // Another one may have been faster.
+        let meta = self::meta(connection).await.map_err(&explain)?.unwrap_or_default();
+        if let Some(text) = stranger(&meta, settings) {
+            return Err(Error::Fatal(text));
+        }
     }
     Ok(())
 }
@@ -111,7 +116,7 @@ fn belonging(settings: &PostgresSettings) -> String {
 /// The roles that may write these tables and not the changelog, as SQL writes them.
 pub(super) async fn without_changelog(connection: &mut Connection, tables: &[u32]) -> Result<Vec<String>, Fault> {
     let oids = tables.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let changelog = "to_regclass('rowcast.changelog')";
+    let (changelog, meta) = ("to_regclass('rowcast.changelog')", "to_regclass('rowcast.meta')");
     let sql = format!(
         "WITH writer AS ( \
            SELECT a.grantee FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a \
@@ -121,21 +126,27 @@ pub(super) async fn without_changelog(connection: &mut Connection, tables: &[u32
          SELECT CASE WHEN w.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(r.rolname) END FROM writer w LEFT JOIN pg_roles r ON r.oid = w.grantee \
          WHERE (w.grantee = 0 OR NOT r.rolsuper AND r.rolname <> current_user) AND ({changelog} IS NULL OR NOT \
            CASE WHEN w.grantee = 0 THEN has_schema_privilege('public', 'rowcast', 'USAGE') \
-             AND has_column_privilege('public', {changelog}, 'key', 'INSERT') \
-           ELSE has_schema_privilege(w.grantee, 'rowcast', 'USAGE') AND has_column_privilege(w.grantee, {changelog}, 'key', 'INSERT') END) \
+             AND has_column_privilege('public', {changelog}, 'key', 'INSERT') AND has_table_privilege('public', {meta}, 'SELECT') \
+           ELSE has_schema_privilege(w.grantee, 'rowcast', 'USAGE') AND has_column_privilege(w.grantee, {changelog}, 'key', 'INSERT') \
+             AND has_table_privilege(w.grantee, {meta}, 'SELECT') END) \
          ORDER BY 1"
     );
     let answers = connection.query(&sql, PATIENCE).await?;
     answers.iter().map(|answer| answer.text(0).map(str::to_owned)).collect()
 }
 
-/// The statements that let these roles write the changelog: its rows name keys, and nothing else of them can be chosen.
+/// The statements that let these roles write the changelog: its rows name keys, and nothing else of them can be chosen. An application also
+/// reads which format it has to write.
 pub(super) fn granting(roles: &[String]) -> Vec<String> {
     if roles.is_empty() {
         return Vec::new();
     }
     let roles = roles.join(", ");
-    vec![format!("GRANT USAGE ON SCHEMA rowcast TO {roles}"), format!("GRANT INSERT (tbl, op, key) ON rowcast.changelog TO {roles}")]
+    vec![
+        format!("GRANT USAGE ON SCHEMA rowcast TO {roles}"),
+        format!("GRANT SELECT ON rowcast.meta TO {roles}"),
+        format!("GRANT INSERT (tbl, op, key) ON rowcast.changelog TO {roles}"),
+    ]
 }
 
 /// The statements that are still to be executed.
@@ -177,10 +188,19 @@ pub async fn install(settings: &PostgresSettings) -> Result<Report, Error> {
     Ok(Report { statements })
 }
 
-/// Removes everything.
+/// Removes everything, unless it is another pipeline's.
 pub async fn uninstall(settings: &PostgresSettings) -> Result<Report, Error> {
     let mut connection = settings.connect("uninstalling").await?;
     let explain = settings.explain("looking at the changelog");
+    let owner = meta(&mut connection).await.map_err(&explain)?.and_then(|meta| meta.pipeline);
+    if let Some(owner) = owner.filter(|owner| *owner != settings.pipeline) {
+        return Err(Error::Fatal(format!(
+            "the changelog in {} belongs to the pipeline {owner}, not {}, and is not removed; run `rowcast uninstall` with that pipeline's \
+             configuration",
+            settings.server.place(),
+            settings.pipeline
+        )));
+    }
     let sql = "SELECT 'DROP TABLE rowcast.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = 'rowcast' AND c.relkind = 'r' AND c.relname IN ('changelog', 'read', 'meta') ORDER BY c.relname";
     let answers = connection.query(sql, PATIENCE).await.map_err(&explain)?;

@@ -96,7 +96,8 @@ impl ReadTable {
         Ok(())
     }
 
-    fn warn(&self, key: &str) {
+    /// Says that a name is passed over.
+    pub fn warn(&self, key: &str) {
         tracing::warn!(table = self.name, "a changelog row names {key:?}, by which no row can be told");
     }
 }

@@ -33,6 +33,25 @@ impl Pace {
     }
 }
 
+/// How long the server is left alone after it has refused something for now: at first, and at most.
+const REFUSED_FIRST: Duration = Duration::from_millis(200);
+const REFUSED_LONGEST: Duration = Duration::from_secs(3);
+
+/// How often in a row the server has refused something for now.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    count: u32,
+}
+
+impl Refusals {
+    /// Once more; returns how long to leave it alone.
+    pub fn another(&mut self) -> Duration {
+        let wait = REFUSED_FIRST * 2_u32.pow(self.count.min(8));
+        self.count = self.count.saturating_add(1);
+        wait.min(REFUSED_LONGEST)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +62,13 @@ mod tests {
         let waits: Vec<u128> = (0..6).map(|_| pace.quiet().as_millis()).collect();
         assert_eq!(waits, [2, 4, 8, 16, 25, 25]);
         assert_eq!((pace.news().as_millis(), pace.quiet().as_millis()), (2, 2));
+    }
+
+    #[test]
+    fn what_is_refused_again_and_again_is_asked_for_less_often_up_to_a_bound() {
+        let mut refusals = Refusals::default();
+        let waits: Vec<u128> = (0..20).map(|_| refusals.another().as_millis()).collect();
+        assert_eq!(waits[..6], [200, 400, 800, 1600, 3000, 3000]);
+        assert_eq!(waits[19], 3000);
     }
 }

@@ -1,17 +1,17 @@
 //! Readings of existing rows: one at a time, on a snapshot of its own and a connection of its own.
 //!
-//! Its rows go out once the changelog has been read on a snapshot that was taken after them, so that no older state of a row follows; less
-//! every key that a read has shipped since the reading was asked for, for what the stream has said of it may be newer.
+//! Its rows go out once the changelog has been read on a snapshot that was taken after them, by a read that has its number, so that no older
+//! state of a row follows and no crash of the server takes back what they show; less every key that a read has shipped since the reading was asked for, for what the stream has said of it may be newer.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::super::super::{Chunk, ChunkLimits, Error, Portion, Read};
 use super::super::chunk::{Reading, Readout, Wanted};
 use super::desk::AskRows;
+use super::pace::Refusals;
 use super::session::Session;
 use crate::change::{Bound, Change, Position};
 
@@ -101,6 +101,7 @@ impl Session {
     }
 
     pub(super) fn on_readout(&mut self, readout: Option<Readout>) {
+        self.rows_refusals = Refusals::default();
         let under_way = self.under_way.as_mut().expect("a reading is under way until it has been answered");
         match readout {
             Some(readout) => {
@@ -116,8 +117,9 @@ impl Session {
     }
 
     /// The rows could not be read; they are asked for again after a while.
-    pub(super) fn read_again(&mut self, why: &str, wait: Duration) {
+    pub(super) fn read_again(&mut self, why: &str) {
         tracing::info!("{why}; trying again");
+        let wait = self.rows_refusals.another();
         let under_way = self.under_way.as_mut().expect("a reading is under way until it has been answered");
         under_way.state = State::Due(Instant::now() + wait);
     }

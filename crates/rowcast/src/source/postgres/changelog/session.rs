@@ -14,16 +14,14 @@ use super::super::session::difference;
 use super::super::visibility::Snapshot;
 use super::super::wire::Fault;
 use super::desk::{AskAside, AskLog, AskRows, Desk, Told};
-use super::pace::Pace;
+use super::pace::{Pace, Refusals};
 use super::readings::UnderWay;
-use super::stream::{End, Opened, Piece};
-use super::trim::{Step, Trim};
+use super::stream::{End, Piece, Shipped, Standing};
+use super::trim::{Step, Trim, Trimmed};
 use crate::change::{Lineage, Position};
 
 /// How often the catalogue is compared with what it was.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long the server is left alone after it has refused something for now.
-const NOT_NOW: Duration = Duration::from_millis(200);
 /// How long the last transactions may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -41,6 +39,8 @@ pub(super) struct Parts {
     pub resumes: (u64, Snapshot),
     pub log: Desk<AskLog>,
     pub aside: Desk<AskAside>,
+    /// For what must not keep a read from its number: removing what is no longer needed.
+    pub broom: Desk<AskAside>,
     pub rows: Desk<AskRows>,
     pub told: mpsc::UnboundedReceiver<Result<Told, Fault>>,
     pub names: Vec<String>,
@@ -81,11 +81,14 @@ pub(super) struct Session {
     pub(super) parts: Parts,
     pub(super) ready: VecDeque<Portion>,
     state: State,
-    /// All that this snapshot sees was handed out.
-    seen: Snapshot,
+    /// What was handed out.
+    shipped: Shipped,
     /// Whether a read's number is being written down. No other read begins before that is settled.
     numbering: bool,
     pace: Pace,
+    /// How often the changelog could not be read, and existing rows.
+    refusals: Refusals,
+    pub(super) rows_refusals: Refusals,
     trim: Trim,
     pub(super) under_way: Option<UnderWay>,
     looking: bool,
@@ -110,9 +113,11 @@ impl Session {
             ready: VecDeque::new(),
             state: State::Waiting(now),
             trim: Trim::new(number, seen.clone()),
-            seen,
+            shipped: Shipped { number, seen },
             numbering: false,
             pace: Pace::new(),
+            refusals: Refusals::default(),
+            rows_refusals: Refusals::default(),
             under_way: None,
             looking: false,
             next_look: now + LOOK_EVERY,
@@ -140,11 +145,11 @@ impl Session {
         let place = &self.parts.place;
         let told = told.ok_or_else(|| Error::Busy(format!("PostgreSQL at {place}: every connection is over")))?;
         match told.map_err(|fault| fault.explain(place, "following the changelog"))? {
-            Told::Quiet(snapshot) => self.on_quiet(snapshot),
+            Told::Quiet(standing) => self.on_quiet(standing)?,
             Told::Opened(opened) => self.on_opened(opened)?,
             Told::Numbered(mark) => self.on_numbered(mark),
             Told::Piece(piece) => self.on_piece(piece),
-            Told::Capped => self.on_capped(),
+            Told::Capped(number) => self.on_capped(number),
             Told::Abandoned => self.state = State::Waiting(Instant::now()),
             Told::Looked(facts) => {
                 self.looking = false;
@@ -153,16 +158,19 @@ impl Session {
                 }
             }
             Told::Forgotten => self.trim.done(),
-            Told::Trimmed(count, rest) => {
-                tracing::trace!(count, "trimmed the changelog");
-                self.trim.removed(rest);
+            Told::Trimmed(trimmed) => {
+                if trimmed == Trimmed::NotNow {
+                    tracing::info!("removing delivered changelog rows takes long (an old snapshot, perhaps); trying again later");
+                }
+                self.trim.removed(trimmed);
             }
             Told::Rows(readout) => self.on_readout(readout),
-            Told::RowsNotNow(why) => self.read_again(&why, NOT_NOW),
+            Told::RowsNotNow(why) => self.read_again(&why),
             Told::NotNow(why) => {
                 tracing::info!("{why}; trying again");
+                let wait = self.refusals.another();
                 if !matches!(self.state, State::Abandoning) {
-                    self.state = State::Waiting(Instant::now() + NOT_NOW);
+                    self.state = State::Waiting(Instant::now() + wait);
                 }
             }
             Told::Changed(why) => return Err(Error::Changed(format!("PostgreSQL at {place}: {why}"))),
@@ -172,25 +180,37 @@ impl Session {
 
     // The changelog.
 
-    fn on_quiet(&mut self, snapshot: Snapshot) {
-        let State::Polling { after_rows } = self.state else { return };
-        self.seen = snapshot;
+    fn on_quiet(&mut self, standing: Standing) -> Result<(), Error> {
+        let State::Polling { after_rows } = self.state else { return Ok(()) };
+        // Nothing to be seen may also mean that it was removed.
+        self.belongs(&standing)?;
+        assert!(!after_rows, "with rows that wait a read is made in any case");
+        self.shipped.seen = standing.snapshot;
+        self.refusals = Refusals::default();
         let wait = self.pace.quiet();
-        self.passed(after_rows);
         self.wait(wait);
+        Ok(())
     }
 
-    fn on_opened(&mut self, opened: Opened) -> Result<(), Error> {
-        let State::Polling { after_rows } = self.state else { return Ok(()) };
+    /// Whether what stands in the database is what this session has left there.
+    fn belongs(&self, standing: &Standing) -> Result<(), Error> {
         let parts = &self.parts;
-        if opened.generation != parts.generation || opened.newest != parts.newest || opened.file != parts.file {
-            return Err(Error::Changed(format!(
-                "PostgreSQL at {}: the changelog is not the one of this session any more; it was emptied, rewritten or installed anew, or \
-                 another publisher reads it",
-                parts.place
-            )));
+        let Standing { has_shipped, newest, generation, file, .. } = standing;
+        if *has_shipped && *generation == parts.generation && *newest == parts.newest && *file == parts.file {
+            return Ok(());
         }
-        let number = parts.newest + 1;
+        Err(Error::Changed(format!(
+            "PostgreSQL at {}: the changelog is not the one of this session any more; it was emptied, rewritten or installed anew, or \
+             another publisher reads it",
+            parts.place
+        )))
+    }
+
+    fn on_opened(&mut self, opened: Standing) -> Result<(), Error> {
+        let State::Polling { after_rows } = self.state else { return Ok(()) };
+        self.belongs(&opened)?;
+        self.refusals = Refusals::default();
+        let number = self.parts.newest + 1;
         self.state = State::Reading(Read { number, after_rows, numbered: false, held: None });
         self.numbering = true;
         self.parts.aside.ask(AskAside::Number { number, snapshot: opened.snapshot, file: opened.file });
@@ -229,9 +249,12 @@ impl Session {
         }
     }
 
-    fn on_capped(&mut self) {
+    fn on_capped(&mut self, number: u64) {
         let State::Reading(read) = &mut self.state else { return };
-        if let Some(piece) = read.held.take() {
+        // Of one that was given up nothing is held any more, and another may not be on disk yet.
+        if read.number == number
+            && let Some(piece) = read.held.take()
+        {
             self.hand_out(piece);
         }
     }
@@ -249,7 +272,7 @@ impl Session {
         let to = if end.is_some() { end_of(number) } else { Position(number, index) };
         self.ready.push_back(Portion::Changes { changes, to, complete: end.is_some() });
         let Some(End { snapshot, whole }) = end else { return };
-        self.seen = snapshot.clone();
+        self.shipped = Shipped { number, seen: snapshot.clone() };
         self.trim.shipped(number, snapshot);
         let wait = self.pace.news();
         if whole {
@@ -301,8 +324,11 @@ impl Session {
             && due <= now
             && !self.numbering
         {
-            self.state = State::Polling { after_rows: self.has_rows() };
-            self.parts.log.ask(AskLog::Poll(self.seen.clone()));
+            // Rows that wait may show what a crash of the server would lose. Once a read that was made after them has its number, it would
+            // not; and whether the database went back behind that number is found out.
+            let after_rows = self.has_rows();
+            self.state = State::Polling { after_rows };
+            self.parts.log.ask(AskLog::Poll { shipped: self.shipped.clone(), in_any_case: after_rows });
         }
         if !self.looking && self.next_look <= now {
             self.looking = true;
@@ -326,7 +352,7 @@ impl Session {
     fn trim(&mut self) {
         match self.trim.step() {
             Some(Step::Forget { from, below }) => self.parts.aside.ask(AskAside::Forget { from, below }),
-            Some(Step::Remove(segment, snapshot)) => self.parts.aside.ask(AskAside::Trim { segment, snapshot }),
+            Some(Step::Remove(segment, snapshot)) => self.parts.broom.ask(AskAside::Trim { segment, snapshot }),
             None => {}
         }
     }
@@ -339,13 +365,13 @@ impl Session {
     /// Writes down what may be forgotten, so that the next session does not ship it again, and ends the connections.
     pub async fn end(mut self) {
         let deadline = Instant::now() + FAREWELL;
-        while self.trim.due().is_some() || self.trim.is_asked() {
+        while self.trim.has_work() || self.trim.is_asked() {
             self.trim();
             // The next session ships a little more, which does no harm.
             match timeout_at(deadline, self.parts.told.recv()).await {
                 Ok(Some(Ok(told))) => match told {
                     Told::Forgotten => self.trim.done(),
-                    Told::Trimmed(_, rest) => self.trim.removed(rest),
+                    Told::Trimmed(trimmed) => self.trim.removed(trimmed),
                     _ => {}
                 },
                 Ok(Some(Err(_)) | None) | Err(_) => return,

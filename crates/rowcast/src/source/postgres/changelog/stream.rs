@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::super::chunk::ReadTable;
 use super::super::rows::RowReader;
 use super::super::schema::Table;
+use super::super::values::client_encoding;
 use super::super::visibility::Snapshot;
 use super::super::wire::{Answer, Connection, Fault, code};
 use super::desk::Told;
@@ -32,13 +33,14 @@ const FIRST_LOOKUP: usize = 64;
 const LOCK_PATIENCE: &str = "500ms";
 
 /// Every statement here goes by an index, whatever the statistics of a table say that grows and shrinks all the time.
-const PLANS: &str =
+pub(super) const PLANS: &str =
     "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 
 /// A table as changelog rows name it.
 #[derive(Debug)]
 pub(super) struct LogTable {
-    oid: u32,
+    /// Its own and those of its partitions: an entity may be of one of these.
+    oids: Vec<u32>,
     read: Arc<ReadTable>,
     /// Locks the table and tells what it looks like.
     lock: String,
@@ -61,7 +63,8 @@ impl LogTable {
         let type_of = |column: &String| table.column(&unquoted(column)).map_or(0, |column| column.type_oid);
         let form: Vec<String> =
             read.columns.iter().map(type_of).chain(table.leaves.iter().map(|leaf| leaf.file)).map(|number| number.to_string()).collect();
-        LogTable { oid: table.oid, read, lock, form: format!("{{{}}}", form.join(",")) }
+        let oids = std::iter::once(table.oid).chain(table.leaves.iter().map(|leaf| leaf.oid)).collect();
+        LogTable { oids, read, lock, form: format!("{{{}}}", form.join(",")) }
     }
 }
 
@@ -78,15 +81,26 @@ struct LogRow {
     last_of_key: bool,
 }
 
-/// What a read is of.
+/// What a snapshot sees of whose changelog this is, and how far it is.
 #[derive(Clone, Debug)]
-pub(super) struct Opened {
+pub(super) struct Standing {
     pub snapshot: Snapshot,
+    /// Whether the read is still there that was shipped last. If not, somebody has removed what comes after it.
+    pub has_shipped: bool,
     /// The newest read that the snapshot knows of.
     pub newest: u64,
     pub generation: String,
     /// Which file holds the changelog: another one once somebody has emptied or rewritten it.
     pub file: u32,
+}
+
+/// What was shipped last.
+#[derive(Clone, Debug)]
+pub(super) struct Shipped {
+    /// The number of the read.
+    pub number: u64,
+    /// All that this one sees was shipped, or there was nothing to ship.
+    pub seen: Snapshot,
 }
 
 /// A piece of a read.
@@ -138,48 +152,47 @@ pub(super) struct Log {
 impl Log {
     pub async fn new(mut connection: Connection, tables: Vec<LogTable>) -> Result<Log, Fault> {
         connection.query(PLANS, PATIENCE).await?;
+        let answers = connection.query("SHOW server_encoding", PATIENCE).await?;
+        // Else one name that is no UTF-8 would make the server refuse the whole read.
+        let encoding = client_encoding(answers.first().ok_or_else(no_answer)?.text(0)?);
+        connection.query(&format!("SET client_encoding = '{encoding}'"), PATIENCE).await?;
         let readers = tables.iter().map(|table| table.read.reader.clone()).collect();
         Ok(Log { connection, tables, readers, read: None })
     }
 
-    /// Opens a read if there are news since `seen`; else says up to where there are none.
-    pub async fn poll(&mut self, seen: &Snapshot) -> Result<Told, Fault> {
+    /// Opens a read if there are news, or in any case; else says up to where there are none.
+    pub async fn poll(&mut self, shipped: &Shipped, in_any_case: bool) -> Result<Told, Fault> {
         assert!(self.read.is_none(), "one read after the other");
-        let answers = match self.connection.query(&peek(seen), PATIENCE).await {
-            Err(fault) => return self.passing(fault).await,
-            Ok(answers) => answers,
-        };
-        let answer = answers.first().ok_or_else(no_answer)?;
-        if !answer.is_true(1) {
-            return Ok(Told::Quiet(Snapshot::read(answer.text(0)?)?));
+        if !in_any_case {
+            let answers = match self.connection.query(&peek(shipped), PATIENCE).await {
+                Err(fault) => return self.passing(fault).await,
+                Ok(answers) => answers,
+            };
+            let answer = answers.first().ok_or_else(no_answer)?;
+            if !answer.is_true(Standing::COLUMNS) {
+                return Ok(Told::Quiet(Standing::of(answer)?));
+            }
         }
-        match self.open(seen).await {
+        match self.open(shipped).await {
             Ok(opened) => Ok(Told::Opened(opened)),
             Err(fault) => self.passing(fault).await,
         }
     }
 
-    async fn open(&mut self, seen: &Snapshot) -> Result<Opened, Fault> {
+    async fn open(&mut self, shipped: &Shipped) -> Result<Standing, Fault> {
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = '{LOCK_PATIENCE}'; \
              LOCK TABLE rowcast.changelog IN ACCESS SHARE MODE; \
-             SELECT pg_current_snapshot(), coalesce((SELECT max(number) FROM rowcast.read), 0), \
-             coalesce((SELECT value FROM rowcast.meta WHERE name = 'generation'), ''), \
-             coalesce(pg_relation_filenode('rowcast.changelog'::regclass), 0); \
-             DECLARE news NO SCROLL CURSOR FOR {}; FETCH {WINDOW} FROM news",
-            news(seen)
+             SELECT {}; DECLARE news NO SCROLL CURSOR FOR {}; FETCH {WINDOW} FROM news",
+            Standing::sql(shipped),
+            news(&shipped.seen)
         );
         let mut answers = self.connection.query(&begin, PATIENCE).await?.into_iter();
         let first = answers.next().ok_or_else(no_answer)?;
-        let opened = Opened {
-            snapshot: Snapshot::read(first.text(0)?)?,
-            newest: first.number(1)?,
-            generation: first.text(2)?.to_owned(),
-            file: first.number(3)?,
-        };
+        let opened = Standing::of(&first)?;
         let mut read = Read {
             snapshot: opened.snapshot.clone(),
-            fresh: seen.xmax,
+            fresh: shipped.seen.xmax,
             rows: Vec::new(),
             next: 0,
             taken: 0,
@@ -321,13 +334,18 @@ fn take(read: &mut Read, tables: &[LogTable], answers: &[Answer]) -> Result<(), 
         read.newest_xid = xid;
         let oid: u32 = answer.number(2)?;
         // Rows of a table that is not in the pipeline concern nobody.
-        let Some(table) = tables.iter().position(|table| table.oid == oid) else { continue };
+        let Some(table) = tables.iter().position(|table| table.oids.contains(&oid)) else { continue };
         let op = match answer.text(3)? {
             "I" => Op::Insert,
             "D" => Op::Delete,
             _ => Op::Update,
         };
-        let key = answer.text(4)?.to_owned();
+        let key = answer.bytes(4).unwrap_or_default();
+        // Where the database has no encoding (SQL_ASCII) a key may be any bytes.
+        let Ok(key) = std::str::from_utf8(key).map(str::to_owned) else {
+            tables[table].read.warn(&String::from_utf8_lossy(key));
+            continue;
+        };
         read.rows.push(LogRow { index: read.taken, table, op, at_us: answer.number(1)?, key, last_of_key: false });
     }
     if read.end.is_none() && answers.len() < WINDOW {
@@ -341,12 +359,40 @@ fn take(read: &mut Read, tables: &[LogTable], answers: &[Answer]) -> Result<(), 
     Ok(())
 }
 
-/// Whether there are news, and as of which moment.
-fn peek(seen: &Snapshot) -> String {
+impl Standing {
+    /// How many columns [`Standing::sql`] has.
+    const COLUMNS: usize = 5;
+
+    /// Each by one step in an index, whatever dead entries there are.
+    fn sql(shipped: &Shipped) -> String {
+        format!(
+            "pg_current_snapshot(), EXISTS (SELECT FROM rowcast.read WHERE number = {}), \
+             coalesce((SELECT max(number) FROM rowcast.read), 0), \
+             coalesce((SELECT value FROM rowcast.meta WHERE name = 'generation'), ''), \
+             coalesce(pg_relation_filenode('rowcast.changelog'::regclass), 0)",
+            shipped.number
+        )
+    }
+
+    fn of(answer: &Answer) -> Result<Standing, Fault> {
+        Ok(Standing {
+            snapshot: Snapshot::read(answer.text(0)?)?,
+            has_shipped: answer.is_true(1),
+            newest: answer.number(2)?,
+            generation: answer.text(3)?.to_owned(),
+            file: answer.number(4)?,
+        })
+    }
+}
+
+/// Whose changelog it is, as of which moment, and whether there are news. The statement holds a lock on the changelog from its snapshot to
+/// its end, so that what it does not find was not removed meanwhile.
+fn peek(shipped: &Shipped) -> String {
     format!(
-        "SELECT pg_current_snapshot(), EXISTS (SELECT FROM rowcast.changelog c WHERE {}) OR EXISTS (SELECT FROM {})",
-        begun_since(seen),
-        ended_since(seen)
+        "SELECT {}, EXISTS (SELECT FROM rowcast.changelog c WHERE {}) OR EXISTS (SELECT FROM {})",
+        Standing::sql(shipped),
+        begun_since(&shipped.seen),
+        ended_since(&shipped.seen)
     )
 }
 

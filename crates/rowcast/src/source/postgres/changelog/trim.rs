@@ -4,12 +4,18 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::visibility::Snapshot;
-use super::super::wire::{Connection, Fault};
+use super::super::wire::{Connection, Fault, code};
+use super::stream::PLANS;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many rows one transaction removes.
 const ROWS: u64 = 2000;
+/// How long one transaction may take. Where an old snapshot keeps much from being cleaned away, the first one of a session goes through all
+/// of that.
+const STEP: Duration = Duration::from_secs(5);
+/// How long what took longer is left alone.
+const LATER: Duration = Duration::from_secs(60);
 /// How long reads that may be forgotten wait for each other.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -36,8 +42,24 @@ fn between(then: &Snapshot, now: &Snapshot) -> Vec<Segment> {
     ended.chain(begun).collect()
 }
 
-/// Removes some of the segment's rows, as far as the snapshot sees them. Returns how many, and the rest of it.
-pub(super) async fn step(connection: &mut Connection, segment: Segment, snapshot: &Snapshot) -> Result<(u64, Option<Segment>), Fault> {
+/// What became of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trimmed {
+    /// Nothing is left of it.
+    Whole,
+    /// This is left.
+    Rest(Segment),
+    /// It took too long, and nothing was removed.
+    NotNow,
+}
+
+/// Readies the connection on which rows are removed.
+pub(super) async fn prepare(connection: &mut Connection) -> Result<(), Fault> {
+    connection.query(&format!("{PLANS}; SET statement_timeout = {}", STEP.as_millis()), PATIENCE).await.map(drop)
+}
+
+/// Removes some of the segment's rows, as far as the snapshot sees them.
+pub(super) async fn step(connection: &mut Connection, segment: Segment, snapshot: &Snapshot) -> Result<Trimmed, Fault> {
     let Segment { xid, id, before } = segment;
     let sql = format!(
         "WITH gone AS (DELETE FROM rowcast.changelog c USING (SELECT xid, id FROM rowcast.changelog \
@@ -45,11 +67,15 @@ pub(super) async fn step(connection: &mut Connection, segment: Segment, snapshot
          ORDER BY xid, id LIMIT {ROWS}) s WHERE c.xid = s.xid AND c.id = s.id RETURNING c.xid, c.id) \
          SELECT count(*) OVER (), xid, id FROM gone ORDER BY xid DESC, id DESC LIMIT 1"
     );
-    let answers = connection.query(&sql, PATIENCE).await?;
-    let Some(answer) = answers.first() else { return Ok((0, None)) };
+    let answers = match connection.query(&sql, PATIENCE).await {
+        Err(Fault::Refused(error)) if error.code == code::QUERY_CANCELED => return Ok(Trimmed::NotNow),
+        answered => answered?,
+    };
+    let Some(answer) = answers.first() else { return Ok(Trimmed::Whole) };
     let count: u64 = answer.number(0)?;
+    tracing::trace!(count, "trimmed the changelog");
     let rest = Segment { xid: answer.number(1)?, id: answer.number(2)?, before };
-    Ok((count, (count >= ROWS).then_some(rest)))
+    Ok(if count < ROWS { Trimmed::Whole } else { Trimmed::Rest(rest) })
 }
 
 /// What is to be removed.
@@ -62,6 +88,8 @@ pub(super) struct Trim {
     /// The newest one that may be.
     next: Option<(u64, Snapshot)>,
     segments: VecDeque<Segment>,
+    /// What took too long, and when to try again.
+    later: VecDeque<(Instant, Segment)>,
     asked: bool,
     last: Instant,
 }
@@ -79,7 +107,8 @@ impl Trim {
     /// A publisher resumes after this read. What its snapshot sees is garbage, if there is any: somebody was ended while removing it.
     pub fn new(number: u64, snapshot: Snapshot) -> Trim {
         let segments = VecDeque::from([Segment::up_to(snapshot.xmax)]);
-        Trim { forgotten: (number, snapshot), shipped: VecDeque::new(), next: None, segments, asked: false, last: Instant::now() }
+        let (shipped, later) = (VecDeque::new(), VecDeque::new());
+        Trim { forgotten: (number, snapshot), shipped, next: None, segments, later, asked: false, last: Instant::now() }
     }
 
     /// A read was handed out whole.
@@ -100,8 +129,13 @@ impl Trim {
             _ if self.asked => None,
             (_, false) => Some(self.last),
             (Some(_), true) => Some(self.last + EVERY),
-            (None, true) => None,
+            (None, true) => self.later.front().map(|(due, _)| *due),
         }
+    }
+
+    /// Whether there is something to do that has not been put off.
+    pub fn has_work(&self) -> bool {
+        self.next.is_some() || !self.segments.is_empty()
     }
 
     /// Whether a step is under way.
@@ -114,6 +148,11 @@ impl Trim {
     pub fn step(&mut self) -> Option<Step> {
         if self.asked {
             return None;
+        }
+        if !self.has_work() {
+            // Put off long enough, if it is due.
+            let (_, segment) = self.later.pop_front_if(|(due, _)| *due <= Instant::now())?;
+            self.segments.push_back(segment);
         }
         let step = match self.segments.front() {
             Some(segment) => Step::Remove(*segment, self.forgotten.1.clone()),
@@ -135,12 +174,14 @@ impl Trim {
         self.asked = false;
     }
 
-    /// Rows of the front segment were removed; this is left of it.
-    pub fn removed(&mut self, rest: Option<Segment>) {
+    /// Rows of the front segment were removed, or not.
+    pub fn removed(&mut self, trimmed: Trimmed) {
         self.asked = false;
-        self.segments.pop_front();
-        if let Some(rest) = rest {
-            self.segments.push_front(rest);
+        let segment = self.segments.pop_front();
+        match trimmed {
+            Trimmed::Whole => {}
+            Trimmed::Rest(rest) => self.segments.push_front(rest),
+            Trimmed::NotNow => self.later.extend(segment.map(|segment| (Instant::now() + LATER, segment))),
         }
     }
 }
@@ -167,7 +208,7 @@ mod tests {
         let mut trim = Trim::new(4, snapshot("5:5:"));
         assert_eq!(trim.step(), Some(Step::Remove(Segment::up_to(5), snapshot("5:5:"))), "what was left over goes first");
         assert_eq!(trim.step(), None, "one step at a time");
-        trim.removed(None);
+        trim.removed(Trimmed::Whole);
         trim.shipped(5, snapshot("9:9:"));
         trim.shipped(7, snapshot("12:12:"));
         trim.forget(4);
@@ -179,9 +220,26 @@ mod tests {
         let segment = Segment { xid: 5, id: 0, before: 9 };
         assert_eq!(trim.step(), Some(Step::Remove(segment, snapshot("9:9:"))));
         let rest = Segment { xid: 6, id: 70, before: 9 };
-        trim.removed(Some(rest));
+        trim.removed(Trimmed::Rest(rest));
         assert_eq!(trim.step(), Some(Step::Remove(rest, snapshot("9:9:"))));
-        trim.removed(None);
+        trim.removed(Trimmed::Whole);
         assert_eq!(trim.step(), Some(Step::Forget { from: 5, below: 7 }));
+    }
+
+    #[test]
+    fn what_takes_too_long_is_put_off_and_keeps_nothing_else_from_going_on() {
+        let mut trim = Trim::new(4, snapshot("5:5:"));
+        assert!(matches!(trim.step(), Some(Step::Remove(..))));
+        trim.removed(Trimmed::NotNow);
+        assert!(!trim.has_work() && trim.due().is_some_and(|due| due > Instant::now()));
+        assert_eq!(trim.step(), None, "it is not due");
+        trim.shipped(5, snapshot("9:9:"));
+        trim.forget(5);
+        assert_eq!(trim.step(), Some(Step::Forget { from: 4, below: 5 }));
+        trim.done();
+        assert_eq!(trim.step(), Some(Step::Remove(Segment { xid: 5, id: 0, before: 9 }, snapshot("9:9:"))));
+        trim.removed(Trimmed::Whole);
+        trim.later[0].0 = Instant::now();
+        assert_eq!(trim.step(), Some(Step::Remove(Segment::up_to(5), snapshot("9:9:"))), "the newest snapshot sees it, too");
     }
 }

@@ -28,7 +28,7 @@ pub(in super::super) enum Role {
 }
 
 /// What every session of ours is set to beside [`values::PINNED`]. The startup message overrules `ALTER ROLE … SET` and `ALTER DATABASE … SET`.
-const ALSO_PINNED: [(&str, &str); 8] = [
+const ALSO_PINNED: [(&str, &str); 9] = [
     // Every wait has an end here; a role's own would end a long reading again and again.
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
@@ -39,6 +39,8 @@ const ALSO_PINNED: [(&str, &str); 8] = [
     // A table whose rows a policy hides from us is an error, not a table with fewer rows.
     ("row_security", "off"),
     ("default_transaction_read_only", "off"),
+    // What is done under a lock must see what was committed before the lock was had.
+    ("default_transaction_isolation", "read committed"),
     ("idle_in_transaction_session_timeout", "60s"),
 ];
 
