@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rowcast::broker::{Address, Broker, Delivery, Error, Event, Message, PartitionQueue, Publishing, QueueState, Ticket};
 use rowcast::change::Partition;
@@ -313,11 +313,24 @@ pub async fn a_removed_layout_is_gone_and_told_to_whoever_consumes_it<B: Broker>
 
 pub async fn a_queue_that_nobody_consumes_is_told<B: Broker>(broker: B) {
     let mut publishing = lock(&broker).await;
-    assert_eq!(publishing.look_for_queues().await.unwrap(), [ONE, TWO]);
+    unconsumed(&mut publishing, &[ONE, TWO]).await;
     let queue = broker.queue(TWO).await.unwrap();
-    assert_eq!(publishing.look_for_queues().await.unwrap(), [ONE]);
+    unconsumed(&mut publishing, &[ONE]).await;
     queue.leave().await.unwrap();
-    assert_eq!(publishing.look_for_queues().await.unwrap(), [ONE, TWO]);
+    unconsumed(&mut publishing, &[ONE, TWO]).await;
+}
+
+/// Waits until nobody consumes these partitions; a broker counts whoever comes or leaves a moment later.
+async fn unconsumed(publishing: &mut impl Publishing, partitions: &[Partition]) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let found = publishing.look_for_queues().await.unwrap();
+        if found == partitions {
+            return;
+        }
+        assert!(Instant::now() < deadline, "nobody consumes {found:?} instead of {partitions:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub async fn a_missing_queue_is_noticed_and_made_again_by_the_next_connection<B: Broker>(broker: B) {
